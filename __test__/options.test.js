@@ -1,0 +1,138 @@
+'use strict'
+
+// What createBalancer() and its options take, refuse and warn about.
+
+const assert = require('node:assert/strict')
+const { once } = require('node:events')
+const net = require('node:net')
+const { test } = require('node:test')
+const { Balancer, createBalancer, listen } = require('..')
+
+const none = () => []
+
+test('a balancer is a net.Server, with no activeWorkers too', () => {
+  for (const balancer of [
+    createBalancer(none),
+    createBalancer({ activeWorkers: none }),
+    createBalancer(),
+    createBalancer(none, {}),
+  ]) {
+    assert.ok(balancer instanceof net.Server)
+    assert.ok(balancer instanceof Balancer)
+  }
+})
+
+test('a wrong type is a TypeError that names the option and what it got', () => {
+  const cases = [
+    ['activeWorkers', 'x', /"options\.activeWorkers" property must be a function .*Received type string \('x'\)/],
+    ['activeWorkers', null, /Received null/],
+    ['retryDelay', '150', /"options\.retryDelay" property must be of type number\. Received type string \('150'\)/],
+    ['maxRetries', true, /"options\.maxRetries" .*Received type boolean \(true\)/],
+    ['seed', 7, /"options\.seed" .*string or an instance of Uint8Array\. Received type number \(7\)/],
+    ['ipv6Prefix', {}, /"options\.ipv6Prefix" .*Received an instance of Object/],
+    ['maxPending', [], /"options\.maxPending" .*Received an instance of Array/],
+    ['name', none, /"options\.name" .*Received function none/],
+  ]
+  for (const [option, value, message] of cases) {
+    const expected = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', message }
+    assert.throws(() => createBalancer({ activeWorkers: none, [option]: value }), expected, option)
+  }
+  for (const first of [null, 7, 'x']) {
+    assert.throws(() => createBalancer(first), {
+      name: 'TypeError',
+      code: 'ERR_INVALID_ARG_TYPE',
+      message: /"activeWorkers"/,
+    })
+  }
+  assert.throws(() => createBalancer({}, {}), {
+    code: 'ERR_INVALID_ARG_TYPE',
+    message: /"activeWorkers" argument must be a function/,
+  })
+  assert.throws(() => createBalancer(none, 7), { code: 'ERR_INVALID_ARG_TYPE', message: /"options" argument/ })
+})
+
+test('a wrong number is a RangeError that names the option, the range and what it got', () => {
+  const cases = [
+    ['retryDelay', -1, />= 0 && <= 2147483647\. Received -1/],
+    ['retryDelay', Number.NaN, /Received NaN/],
+    ['retryDelay', Number.POSITIVE_INFINITY, /Received Infinity/],
+    ['maxRetries', 1.5, /an integer\. Received 1\.5/],
+    ['maxRetries', -1, />= 0/],
+    ['ipv6Prefix', 0, />= 1 && <= 128\. Received 0/],
+    ['ipv6Prefix', 129, />= 1 && <= 128\. Received 129/],
+    ['maxPending', 0, />= 1 && <= 4294967295\. Received 0/],
+  ]
+  for (const [option, value, message] of cases) {
+    const expected = { name: 'RangeError', code: 'ERR_OUT_OF_RANGE', message }
+    assert.throws(() => createBalancer(none, { [option]: value }), expected, option)
+    assert.throws(() => createBalancer(none, { [option]: value }), new RegExp(`"options\\.${option}"`))
+  }
+})
+
+test('a wrong value is an error that names the option', () => {
+  const code = 'ERR_INVALID_ARG_VALUE'
+  assert.throws(() => createBalancer(none, { seed: '' }), {
+    name: 'TypeError',
+    code,
+    message: /'options\.seed' must not be empty/,
+  })
+  assert.throws(() => createBalancer(none, { name: '' }), { code, message: /'options\.name' must not be empty/ })
+  assert.throws(() => createBalancer(none, { activeWorkers: () => [] }), { code, message: /'options\.activeWorkers'/ })
+})
+
+test('all that is documented is taken', () => {
+  for (const options of [
+    { retryDelay: 0, maxRetries: 0 },
+    { retryDelay: 0.5, maxRetries: Number.POSITIVE_INFINITY },
+    { seed: 'x' },
+    { seed: Buffer.from([0]) },
+    { seed: new Uint8Array(64) },
+    { ipv6Prefix: 1 },
+    { ipv6Prefix: 128 },
+    { maxPending: 1 },
+    { name: 'admin' },
+    { retryDelay: undefined, name: undefined },
+  ]) {
+    createBalancer(none, options)
+  }
+})
+
+test('an unknown option is a warning that names it and the nearest known one', async () => {
+  const warned = once(process, 'warning')
+  createBalancer(none, { retrydelay: 7 })
+  const [warning] = await warned
+  assert.equal(warning.code, 'STICKY_UNKNOWN_OPTION')
+  assert.match(warning.message, /"retrydelay".*"retryDelay"/)
+})
+
+test('listen() takes servers only, and only in a worker', () => {
+  assert.throws(() => listen({}), { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', message: /"server" argument/ })
+  assert.throws(() => listen(net.createServer(), { name: 7 }), {
+    code: 'ERR_INVALID_ARG_TYPE',
+    message: /"options\.name"/,
+  })
+})
+
+test('the errors look like those of Node', () => {
+  try {
+    createBalancer(none, { maxPending: 0 })
+    assert.fail()
+  } catch (error) {
+    assert.match(error.stack, /^RangeError \[ERR_OUT_OF_RANGE\]: The value of "options.maxPending" is out of range/)
+    assert.deepEqual(Object.keys(error), ['code'])
+    assert.equal(error.name, 'RangeError')
+  }
+})
+
+test('before listen() the counters are zero and the table is empty', () => {
+  assert.deepEqual(createBalancer(none).stats(), {
+    accepted: 0,
+    delivered: 0,
+    adopted: 0,
+    redelivered: 0,
+    refused: 0,
+    gone: 0,
+    waiting: 0,
+    slots: [],
+  })
+})

@@ -1,0 +1,42 @@
+// Compiled only, by `npm run check:js`: what users may write, and what they may not.
+
+import { type ChildProcess, fork } from 'node:child_process'
+import cluster from 'node:cluster'
+import http2 from 'node:http2'
+import net from 'node:net'
+import sticky, { type BalancerOptions, type BalancerStats, createBalancer, listen } from '../..'
+
+const pool: ChildProcess[] = [fork('worker.js')]
+const options: BalancerOptions = {
+  activeWorkers: () => pool,
+  retryDelay: 150,
+  maxRetries: Number.POSITIVE_INFINITY,
+  seed: new Uint8Array(1),
+  ipv6Prefix: 64,
+  maxPending: 10,
+  name: 'web',
+}
+
+const balancer: net.Server = createBalancer(options).listen(8081, () => {})
+sticky.createBalancer().listen({ path: '/x', readableAll: true })
+createBalancer(() => Object.values(cluster.workers ?? {}), { maxRetries: 5, retryDelay: 100 })
+createBalancer(() => ({ length: 2, 1: pool[0] }))
+const stats: BalancerStats = createBalancer().stats()
+const pid: number | null = stats.slots[0].pid
+
+const listens: true = listen(net.createServer())
+listen(http2.createSecureServer(), { name: 'admin' })
+new sticky.Balancer({ seed: 'x' }) satisfies net.Server
+
+// @ts-expect-error activeWorkers is a function
+createBalancer({ activeWorkers: pool })
+// @ts-expect-error given twice
+createBalancer(() => pool, { activeWorkers: () => pool })
+// @ts-expect-error unknown option
+createBalancer({ strategy: 'x' })
+// @ts-expect-error a number
+createBalancer({ retryDelay: '150' })
+// @ts-expect-error a server
+listen({})
+
+export { balancer, listens, pid }

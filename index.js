@@ -1,0 +1,14 @@
+'use strict'
+
+const { Balancer } = require('./lib/primary/balancer')
+const { listen } = require('./lib/worker/listen')
+
+/**
+ * @param {import('.').ActiveWorkers | import('.').BalancerOptions} [activeWorkers]
+ * @param {import('.').BalancerOptions} [options]
+ */
+function createBalancer(activeWorkers, options) {
+  return new Balancer(activeWorkers, options)
+}
+
+module.exports = { Balancer, createBalancer, listen }

@@ -1,0 +1,94 @@
+'use strict'
+
+// Every error that is ours. Bad arguments look like Node's own (the same codes and words); what only
+// this package can say has a code that begins with ERR_STICKY_.
+
+const { inspect } = require('node:util')
+
+/**
+ * @template {Error} E
+ * @param {E} error
+ * @param {string} code
+ */
+function coded(error, code) {
+  // As Node's own errors: the code is part of the stack's first line, not of the name.
+  Error.captureStackTrace(error, coded)
+  error.stack = error.stack?.replace(error.name, () => `${error.name} [${code}]`)
+  return Object.assign(error, { code })
+}
+
+/** @param {unknown} value */
+function received(value) {
+  if (value === null || value === undefined) return `Received ${value}`
+  if (typeof value === 'function') return `Received function ${value.name}`
+  if (typeof value === 'object') {
+    const name = value.constructor?.name
+    return `Received ${name ? `an instance of ${name}` : inspect(value, { depth: -1 })}`
+  }
+  return `Received type ${typeof value} (${inspect(value).slice(0, 28)})`
+}
+
+/**
+ * @param {string} name what was wrong, as the user wrote it
+ * @param {string} expected
+ * @param {unknown} value
+ */
+function invalidArgType(name, expected, value) {
+  const message = `The "${name}" ${kind(name)} must be ${expected}. ${received(value)}`
+  return coded(new TypeError(message), 'ERR_INVALID_ARG_TYPE')
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ * @param {string} reason
+ */
+function invalidArgValue(name, value, reason) {
+  const message = `The ${kind(name)} '${name}' ${reason}. Received ${inspect(value)}`
+  return coded(new TypeError(message), 'ERR_INVALID_ARG_VALUE')
+}
+
+/**
+ * @param {string} name
+ * @param {string} range
+ * @param {unknown} value
+ */
+function outOfRange(name, range, value) {
+  const message = `The value of "${name}" is out of range. It must be ${range}. Received ${inspect(value)}`
+  return coded(new RangeError(message), 'ERR_OUT_OF_RANGE')
+}
+
+/** @param {string} name */
+function kind(name) {
+  return name.includes('.') ? 'property' : 'argument'
+}
+
+function serverAlreadyListens() {
+  const message = 'Listen method has been called more than once without closing.'
+  return coded(new Error(message), 'ERR_SERVER_ALREADY_LISTEN')
+}
+
+function notAWorker() {
+  const message =
+    'sticky.listen(server) receives its connections from a balancer in the parent process, but this ' +
+    'process has no IPC channel to one. Start it with cluster.fork() or child_process.fork(), or use ' +
+    'server.listen().'
+  return coded(new Error(message), 'ERR_STICKY_NOT_A_WORKER')
+}
+
+/** @param {string} name */
+function nameTaken(name) {
+  const message =
+    `A server named ${inspect(name)} already takes the connections of this worker. Close it first, or ` +
+    'give this one another name: sticky.listen(server, { name }).'
+  return coded(new Error(message), 'ERR_STICKY_NAME_TAKEN')
+}
+
+module.exports = {
+  invalidArgType,
+  invalidArgValue,
+  nameTaken,
+  notAWorker,
+  outOfRange,
+  serverAlreadyListens,
+}

@@ -1,0 +1,60 @@
+'use strict'
+
+// What primary and worker say over the IPC channel of their process, beside what the user's program
+// says there. Connections never pass this way: it only serves to hand over the private channel.
+//
+//   worker  → primary   listening   a server takes connections under this name
+//   worker  → primary   closed      that server does not any more
+//   primary → worker    query       who listens? (asked of a worker that may have said so before
+//                                   anybody heard)
+//   primary → worker    channel     with a handle: the private channel for that server
+
+// Goes with the words above and with the channel's own; both sides are usually of one version, but a
+// worker may outlive an upgrade on disk.
+const VERSION = 1
+
+const PREFIX = 'sticky-listen:'
+
+/**
+ * @typedef {{ cmd: 'sticky-listen:listening', version: number, name: string, listener: number }} Listening
+ * @typedef {{ cmd: 'sticky-listen:closed', listener: number }} Closed
+ * @typedef {{ cmd: 'sticky-listen:query' }} Query
+ * @typedef {{ cmd: 'sticky-listen:channel', listener: number, pipe: boolean, address: Address }} Channel
+ * @typedef {import('node:net').AddressInfo | string | null} Address as of `server.address()`
+ */
+
+/**
+ * @param {string} name
+ * @param {number} listener
+ * @returns {Listening}
+ */
+const listening = (name, listener) => ({ cmd: `${PREFIX}listening`, version: VERSION, name, listener })
+
+/**
+ * @param {number} listener
+ * @returns {Closed}
+ */
+const closed = (listener) => ({ cmd: `${PREFIX}closed`, listener })
+
+/** @returns {Query} */
+const query = () => ({ cmd: `${PREFIX}query` })
+
+/**
+ * @param {number} listener
+ * @param {boolean} pipe whether the connections are of a unix socket
+ * @param {Address} address
+ * @returns {Channel}
+ */
+const channel = (listener, pipe, address) => ({ cmd: `${PREFIX}channel`, listener, pipe, address })
+
+/**
+ * The message if it is one of ours.
+ * @param {any} message
+ * @returns {Listening | Closed | Query | Channel | undefined}
+ */
+function parse(message) {
+  const cmd = message?.cmd
+  return typeof cmd === 'string' && cmd.startsWith(PREFIX) ? message : undefined
+}
+
+module.exports = { VERSION, channel, closed, listening, parse, query }

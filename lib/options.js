@@ -1,0 +1,171 @@
+'use strict'
+
+// What users may pass, checked and completed. The native side trusts what comes from here.
+
+const { createHash, randomBytes } = require('node:crypto')
+const { invalidArgType, invalidArgValue, outOfRange } = require('./errors')
+const native = require('../native')
+
+const DEFAULT_NAME = 'default'
+
+// A timer of Node can wait no longer.
+const MAX_DELAY = 2 ** 31 - 1
+
+/**
+ * A balancer's options, complete.
+ * @typedef {object} Options
+ * @property {import('..').ActiveWorkers} [activeWorkers]
+ * @property {number} retryDelay
+ * @property {number} maxRetries
+ * @property {Buffer} key
+ * @property {number} ipv6Prefix
+ * @property {number} maxPending
+ * @property {string} name
+ */
+
+/**
+ * A check takes a value that is not undefined, and the name to blame; it returns what it stands for.
+ * @type {{ [option: string]: (value: any, name: string) => unknown }}
+ */
+const BALANCER_CHECKS = {
+  activeWorkers: checkActiveWorkers,
+  retryDelay: (value, name) => checkNumber(value, name, 0, MAX_DELAY),
+  maxRetries: (value, name) => (value === Infinity ? value : checkInteger(value, name, 0, Number.MAX_SAFE_INTEGER)),
+  seed: checkSeed,
+  ipv6Prefix: (value, name) => checkInteger(value, name, 1, 128),
+  maxPending: (value, name) => checkInteger(value, name, 1, 2 ** 32 - 1),
+  name: checkName,
+}
+
+/** @type {typeof BALANCER_CHECKS} */
+const LISTEN_CHECKS = { name: checkName }
+
+/**
+ * `createBalancer(options)` and `createBalancer(activeWorkers, options)`.
+ * @param {unknown} first
+ * @param {unknown} second
+ * @returns {Options}
+ */
+function balancerOptions(first, second) {
+  const positional = typeof first === 'function' ? /** @type {any} */ (first) : undefined
+  if (!positional && first !== undefined && (typeof first !== 'object' || first === null || second !== undefined)) {
+    const expected = second === undefined ? 'a function, or an object of options' : 'a function'
+    throw invalidArgType('activeWorkers', expected, first)
+  }
+  const given = check(positional || first === undefined ? second : first, BALANCER_CHECKS)
+  if (positional && given.activeWorkers !== undefined && given.activeWorkers !== first) {
+    throw invalidArgValue('options.activeWorkers', given.activeWorkers, 'was also given as the first argument')
+  }
+  const { seed = randomBytes(16), ...rest } = given
+  return {
+    retryDelay: 150,
+    maxRetries: 5,
+    ipv6Prefix: 128,
+    maxPending: 1024,
+    name: DEFAULT_NAME,
+    ...(positional ? { activeWorkers: positional } : {}),
+    ...rest,
+    key: seed,
+  }
+}
+
+/**
+ * `listen(server, options)`.
+ * @param {unknown} options
+ * @returns {{ name: string }}
+ */
+function listenOptions(options) {
+  return { name: DEFAULT_NAME, ...check(options, LISTEN_CHECKS) }
+}
+
+/**
+ * @param {any} options
+ * @param {typeof BALANCER_CHECKS} checks
+ */
+function check(options, checks) {
+  /** @type {{ [option: string]: any }} */
+  const checked = {}
+  if (options === undefined || options === null) return checked
+  if (typeof options !== 'object') throw invalidArgType('options', 'of type object', options)
+  for (const option of Object.keys(checks)) {
+    const value = options[option]
+    if (value !== undefined) checked[option] = checks[option](value, `options.${option}`)
+  }
+  for (const option of Object.keys(options)) {
+    if (!Object.hasOwn(checks, option)) warnUnknown(option, Object.keys(checks))
+  }
+  return checked
+}
+
+/**
+ * A warning and no error: programs written for other versions may pass options that they could do
+ * without.
+ * @param {string} option
+ * @param {string[]} known
+ */
+function warnUnknown(option, known) {
+  process.emitWarning(
+    `Unknown option "${option}" has no effect. The nearest known one is "${native.nearest(option, known)}".`,
+    {
+      type: 'StickyListenWarning',
+      code: 'STICKY_UNKNOWN_OPTION',
+    },
+  )
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ */
+function checkActiveWorkers(value, name) {
+  if (typeof value !== 'function') throw invalidArgType(name, 'a function that returns the worker processes', value)
+  return value
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ * @param {number} min
+ * @param {number} max
+ */
+function checkNumber(value, name, min, max) {
+  if (typeof value !== 'number') throw invalidArgType(name, 'of type number', value)
+  if (!(value >= min && value <= max)) throw outOfRange(name, `>= ${min} && <= ${max}`, value)
+  return value
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ * @param {number} min
+ * @param {number} max
+ */
+function checkInteger(value, name, min, max) {
+  if (typeof value === 'number' && !Number.isInteger(value)) throw outOfRange(name, 'an integer', value)
+  return checkNumber(value, name, min, max)
+}
+
+/**
+ * Any seed makes a key of the hash's length; hosts with the same seed get the same key.
+ * @param {unknown} value
+ * @param {string} name
+ */
+function checkSeed(value, name) {
+  if (typeof value !== 'string' && !(value instanceof Uint8Array)) {
+    throw invalidArgType(name, 'of type string or an instance of Uint8Array', value)
+  }
+  if (value.length === 0) throw invalidArgValue(name, value, 'must not be empty')
+  return createHash('sha256').update(value).digest().subarray(0, 16)
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ */
+function checkName(value, name) {
+  if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
+  if (value === '') throw invalidArgValue(name, value, 'must not be empty')
+  return value
+}
+
+module.exports = { balancerOptions, listenOptions }

@@ -1,0 +1,254 @@
+'use strict'
+
+// A balancer from listen() to close(): keeps the native side's table of slots in step with the
+// manager's, and hands each worker its private channel.
+
+const { inspect } = require('node:util')
+const debug = require('../debug')
+const messages = require('../messages')
+const native = require('../../native')
+const { HandOver } = require('./hand-over')
+const { readTable } = require('./table')
+const { workers } = require('./workers')
+
+/** @typedef {InstanceType<typeof import('./workers').Member>} Member */
+
+// For managers whose tables change without any event that we see, in milliseconds. While a
+// connection waits in an empty slot, the table is read every `retryDelay` as well.
+const REFRESH_INTERVAL = 1000
+
+/**
+ * @typedef {object} Channel
+ * @property {Member} member
+ * @property {number} listener the number of the worker's server
+ * @property {InstanceType<typeof HandOver>} handOver
+ */
+
+class Session {
+  #server
+  #options
+  #activeWorkers
+  #onEnd
+  #native
+  /** @type {Map<number, Channel>} by its number */
+  #channels = new Map()
+  /** @type {Map<Member, number>} the newest channel of each worker */
+  #channelOf = new Map()
+  /** @type {WeakMap<Member, InstanceType<typeof HandOver>>} the newest channel's */
+  #handOvers = new WeakMap()
+  /** @type {Set<Member>} the workers that were ever in the table */
+  #known = new Set()
+  /** @type {number[]} as the native side has it */
+  #table = []
+  /** @type {messages.Address} */
+  #address = null
+  #pipe = false
+  #tableFailed = false
+  #closing = false
+  /** @type {NodeJS.Timeout | undefined} */
+  #timer
+  /** @type {import('../../native').Stats | undefined} after the end */
+  #last
+
+  /**
+   * @param {import('node:net').Server & Record<string, any>} server
+   * @param {import('../options').Options} options
+   * @param {import('../..').ActiveWorkers} activeWorkers
+   * @param {() => void} onEnd called when the counters will not change any more
+   */
+  constructor(server, options, activeWorkers, onEnd) {
+    this.#server = server
+    this.#onEnd = onEnd
+    this.#options = options
+    this.#activeWorkers = activeWorkers
+    const { key, ipv6Prefix, maxPending, maxRetries, retryDelay } = options
+    // Infinity times 0 is no patience, as 0 means none.
+    const patience = retryDelay === 0 ? 0 : maxRetries * retryDelay
+    this.#native = new native.Balancer({ key, ipv6Prefix, maxPending, patience, retryDelay }, (kind, channel, detail) =>
+      this.#onReport(kind, channel, detail),
+    )
+  }
+
+  /**
+   * @param {number | undefined} fd
+   * @param {number} backlog
+   */
+  listen(fd, backlog) {
+    return this.#native.start() || (fd === undefined ? 0 : this.#native.listen(fd, backlog))
+  }
+
+  /** @param {number} fd */
+  inject(fd) {
+    this.#native.inject(fd)
+  }
+
+  start() {
+    // Now, as the server may listen elsewhere before the last channel of this session is opened.
+    this.#address = this.#server.address()
+    this.#pipe = typeof this.#address === 'string' || this.#server._handle?.constructor.name === 'Pipe'
+    workers().on('change', this.#onChange)
+    this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
+    this.#refresh()
+  }
+
+  close() {
+    if (this.#closing) return
+    this.#closing = true
+    const unsettled = this.#native.close()
+    if (unsettled === 0) {
+      this.#end()
+      return
+    }
+    debug('closing: %d connections to settle', unsettled)
+    // They are the server's connections until then: 'close' waits, and so does the process.
+    this.#server._connections += 1
+    this.#timer?.ref()
+  }
+
+  stats() {
+    const stats = this.#last ?? this.#native.stats()
+    const slots = stats.slots.map(({ channel, ...counters }) => ({
+      pid: this.#channels.get(channel)?.member.pid ?? null,
+      ...counters,
+    }))
+    return { ...stats, slots }
+  }
+
+  #onChange = (/** @type {Member[]} */ changed) => {
+    for (const member of changed) {
+      // Workers of a cluster get their channel before the manager calls them active, so that they can
+      // serve from that moment on.
+      if (member.clusterWorker || this.#known.has(member)) this.#connect(member)
+      if (!member.connected) this.#abandon(member)
+    }
+    this.#refresh()
+  }
+
+  #refresh() {
+    if (this.#last) return
+    let members
+    try {
+      members = readTable(this.#activeWorkers)
+      this.#tableFailed = false
+    } catch (error) {
+      this.#warnTable(error)
+      return
+    }
+    const table = members.map((member) => {
+      if (!member) return 0
+      this.#known.add(member)
+      if (!member.listeners.has(this.#options.name)) workers().query(member)
+      this.#connect(member)
+      return this.#channelOf.get(member) ?? native.PENDING
+    })
+    if (table.length === this.#table.length && table.every((entry, slot) => entry === this.#table[slot])) return
+    debug('slots: %j', table)
+    this.#table = table
+    this.#native.setTable(table)
+  }
+
+  /**
+   * The table stays as it was: a manager that fails for a moment must not cost anybody his worker.
+   * @param {unknown} error
+   */
+  #warnTable(error) {
+    if (this.#tableFailed) return
+    this.#tableFailed = true
+    const reason = error instanceof Error ? error.message : inspect(error)
+    process.emitWarning(`activeWorkers() failed, the last table stays in use: ${reason}`, {
+      type: 'StickyListenWarning',
+      code: 'STICKY_ACTIVE_WORKERS_FAILED',
+      detail: error instanceof Error ? error.stack : undefined,
+    })
+  }
+
+  /**
+   * Hands a worker its channel, if it listens and has none.
+   * @param {Member} member
+   */
+  #connect(member) {
+    const listener = member.listeners.get(this.#options.name)
+    if (listener === undefined || !member.connected) return
+    const present = this.#channels.get(this.#channelOf.get(member) ?? 0)
+    if (present?.listener === listener) return
+    // The last one may still wait for room in the pipe to a worker that does not read.
+    if (this.#handOvers.get(member)?.sending) return
+    /** @type {import('../../native').OpenedChannel} */
+    let opened
+    try {
+      opened = this.#native.openChannel()
+    } catch (error) {
+      // No descriptors left. The next refresh tries again.
+      debug('no channel for worker %d: %s', member.pid, error)
+      return
+    }
+    const handOver = new HandOver(opened.fd)
+    this.#handOvers.set(member, handOver)
+    this.#channels.set(opened.channel, { member, listener, handOver })
+    this.#channelOf.set(member, opened.channel)
+    debug('worker %d: offered channel %d', member.pid, opened.channel)
+    member.send(messages.channel(listener, this.#pipe, this.#address), handOver)
+  }
+
+  /**
+   * Ends the channels that a worker never received.
+   * @param {Member} member
+   */
+  #abandon(member) {
+    this.#known.delete(member)
+    for (const channel of this.#channels.values()) {
+      if (channel.member === member) channel.handOver.release()
+    }
+  }
+
+  /**
+   * @param {string} kind
+   * @param {number} number
+   * @param {string} detail
+   */
+  #onReport(kind, number, detail) {
+    // What was on its way when everything ended.
+    if (this.#last) return
+    const channel = this.#channels.get(number)
+    if (kind === 'starving') {
+      this.#refresh()
+    } else if (kind === 'opened' && channel) {
+      debug('worker %d: channel %d is open', channel.member.pid, number)
+      channel.handOver.release()
+    } else if (kind === 'ended' && channel) {
+      debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
+      this.#onEnded(number, channel, detail)
+    } else if (kind === 'settled') {
+      this.#server._connections -= 1
+      this.#end()
+      this.#server._emitCloseIfDrained()
+    }
+  }
+
+  /**
+   * @param {number} number
+   * @param {Channel} channel
+   * @param {string} why
+   */
+  #onEnded(number, { member, listener, handOver }, why) {
+    handOver.release()
+    this.#channels.delete(number)
+    if (this.#channelOf.get(member) === number) this.#channelOf.delete(member)
+    // A worker that was only too busy to say hello gets another channel; any other has to listen anew.
+    if (why !== 'silent') member.forget(listener)
+    this.#refresh()
+  }
+
+  #end() {
+    workers().off('change', this.#onChange)
+    clearInterval(this.#timer)
+    this.#last = this.#native.stats()
+    // Not left to the garbage collector: native code holds a callback that holds this.
+    this.#native.dispose()
+    for (const { handOver } of this.#channels.values()) handOver.release()
+    this.#channels.clear()
+    this.#onEnd()
+  }
+}
+
+module.exports = { Session }

@@ -1,0 +1,174 @@
+'use strict'
+
+// The handle behind a worker's `net.Server`: to Node a listening handle like any other, whose
+// connections arrive over private channels from one or more balancers.
+
+const fs = require('node:fs')
+const net = require('node:net')
+const debug = require('../debug')
+const native = require('../../native')
+
+/** @typedef {import('../messages').Address} Address */
+
+// Node's number for a handle that is a connection, in TCP and Pipe alike.
+const SOCKET = 0
+
+/** @type {any} */
+let TCP
+
+/**
+ * Node's class of TCP handles, which it exports nowhere: taken from a socket that is about to look a
+ * name up, and never gets an answer.
+ */
+function tcpHandle() {
+  if (!TCP) {
+    const socket = new net.Socket()
+    socket.connect({ port: 1, host: 'unresolved.invalid', lookup() {} })
+    TCP = /** @type {any} */ (socket)._handle.constructor
+    socket.destroy()
+  }
+  return TCP
+}
+
+/**
+ * A handle of Node's for a descriptor.
+ * @param {number} fd
+ * @param {any} Connection
+ */
+function open(fd, Connection) {
+  const client = new Connection(SOCKET)
+  const error = client.open(fd)
+  if (!error) return client
+  debug('opening a connection failed: %d', error)
+  client.close()
+  fs.closeSync(fd)
+}
+
+/** @param {any} client */
+function peerOf(client) {
+  const peer = {}
+  client.getpeername?.(peer)
+  return peer
+}
+
+class IntakeHandle {
+  /** @type {Set<native.Intake>} */
+  #intakes = new Set()
+  #onClose
+  #referenced = true
+  /**
+   * Set by `net.Server`.
+   * @type {((status: number, client: any) => void) | undefined}
+   */
+  onconnection
+  /**
+   * Known once a balancer is.
+   * @type {((out: object) => number) | undefined}
+   */
+  getsockname
+
+  /** @param {() => void} onClose */
+  constructor(onClose) {
+    this.#onClose = onClose
+  }
+
+  /**
+   * Takes connections from a balancer.
+   * @param {any} channel the Pipe handle that came with the message
+   * @param {boolean} pipe whether its connections are of a unix socket
+   */
+  feed(channel, pipe) {
+    const Connection = pipe ? channel.constructor : tcpHandle()
+    const intake = new native.Intake(channel.fd, (fds) => {
+      if (fds) {
+        this.#receive(intake, fds, Connection)
+      } else {
+        debug('a balancer closed its channel')
+        this.#intakes.delete(intake)
+      }
+    })
+    this.#intakes.add(intake)
+  }
+
+  /**
+   * @param {native.Intake} intake
+   * @param {number[]} fds
+   * @param {any} Connection
+   */
+  #receive(intake, fds, Connection) {
+    const clients = []
+    for (const fd of fds) {
+      const client = open(fd, Connection)
+      if (client) clients.push(client)
+    }
+    // Before the acknowledgement, so that a connection which a killed worker had taken is always in
+    // its log.
+    if (debug.enabled) for (const client of clients) debug('adopting %j', peerOf(client))
+    if (intake.acknowledge()) {
+      for (const client of clients) this.#adopt(client)
+    } else {
+      debug('the primary cannot be answered: %d connections go elsewhere', clients.length)
+      this.#intakes.delete(intake)
+      for (const client of clients) client.close()
+    }
+  }
+
+  /** @param {any} client */
+  #adopt(client) {
+    try {
+      this.onconnection?.(0, client)
+    } catch (error) {
+      // A listener of the user threw. It surfaces as it does in Node, but the connections that came
+      // in the same batch are served first.
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
+
+  /**
+   * What the server's `address()` returns. (A unix path is kept by the server itself.)
+   * @param {Address} address
+   */
+  setAddress(address) {
+    this.getsockname = (/** @type {object} */ out) => {
+      Object.assign(out, address)
+      return 0
+    }
+  }
+
+  /** Takes no more connections; what was not adopted goes to other workers. */
+  stop() {
+    for (const intake of this.#intakes) intake.close()
+    this.#intakes.clear()
+  }
+
+  // From here on: what Node calls.
+
+  listen() {
+    return 0
+  }
+
+  /** @param {() => void} [callback] */
+  close(callback) {
+    this.stop()
+    this.#onClose()
+    if (callback) process.nextTick(() => callback.call(this))
+  }
+
+  // What keeps a worker alive is its IPC channel, as with the cluster module's own handles.
+
+  ref() {
+    this.#referenced = true
+  }
+
+  unref() {
+    this.#referenced = false
+  }
+
+  hasRef() {
+    return this.#referenced
+  }
+}
+
+module.exports = { IntakeHandle }

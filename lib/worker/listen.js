@@ -1,0 +1,171 @@
+'use strict'
+
+// `listen(server)` in a worker: makes the server a listening one whose connections come from the
+// balancers of the parent process.
+
+const net = require('node:net')
+const debug = require('../debug')
+const { invalidArgType, nameTaken, notAWorker, serverAlreadyListens } = require('../errors')
+const messages = require('../messages')
+const { listenOptions } = require('../options')
+const { IntakeHandle } = require('./intake-handle')
+
+// 'listening' waits for the first balancer, so that address() is known by then; but no longer than
+// this, in milliseconds, as a manager may start its balancer only when all workers have said they
+// listen.
+const LISTENING_AFTER = 250
+
+/** @type {Map<number, Listener>} the servers of this process that listen */
+const listeners = new Map()
+
+let lastNumber = 0
+
+class Listener {
+  #server
+  #handle
+  #announced = false
+  #addressed = false
+  /** @type {NodeJS.Timeout} */
+  #timer
+
+  /**
+   * @param {any} server a `net.Server`
+   * @param {string} name
+   */
+  constructor(server, name) {
+    this.name = name
+    this.number = ++lastNumber
+    this.#server = server
+    this.#handle = new IntakeHandle(() => this.#onClose())
+    server._handle = this.#handle
+    // Of an earlier balancer at a unix path.
+    if (server._pipeName) server._pipeName = undefined
+    this.#timer = setTimeout(() => this.#listening(null), LISTENING_AFTER)
+  }
+
+  announce() {
+    send(messages.listening(this.name, this.number))
+  }
+
+  /**
+   * @param {messages.Channel} message
+   * @param {any} channel
+   */
+  feed({ pipe, address }, channel) {
+    debug('%j: fed by the balancer at %j', this.name, address)
+    // First, as a connection may wait in the channel already.
+    this.#listening(address)
+    try {
+      this.#handle.feed(channel, pipe)
+    } catch (error) {
+      // No descriptors left, say. The primary gives up the channel and offers another.
+      debug('%j: channel failed: %s', this.name, error)
+    }
+  }
+
+  /** Takes no more connections, and ends those it has when they have been served. */
+  letGo() {
+    this.#handle.stop()
+    // An HTTP connection that is kept open goes on bringing requests here, though its client belongs to
+    // another worker by now: so the next response is its last.
+    if (typeof this.#server.closeIdleConnections !== 'function') return
+    this.#server.prependListener('request', (/** @type {any} */ _request, /** @type {any} */ response) => {
+      response.shouldKeepAlive = false
+    })
+  }
+
+  /**
+   * The server listens, to Node as well, from here on.
+   * @param {messages.Address} address of a balancer
+   */
+  #listening(address) {
+    clearTimeout(this.#timer)
+    this.#setAddress(address)
+    if (this.#announced) return
+    this.#announced = true
+    const server = this.#server
+    if (address === null || typeof address === 'string') {
+      server._listen2(address, -1, -1)
+    } else {
+      server._listen2(address.address, address.port, address.family === 'IPv6' ? 6 : 4)
+    }
+  }
+
+  /**
+   * What the server's `address()` returns is the first balancer's.
+   * @param {messages.Address} address
+   */
+  #setAddress(address) {
+    if (address === null || this.#addressed) return
+    this.#addressed = true
+    if (typeof address === 'string') this.#server._pipeName = address
+    else this.#handle.setAddress(address)
+  }
+
+  #onClose() {
+    clearTimeout(this.#timer)
+    listeners.delete(this.number)
+    send(messages.closed(this.number))
+    if (listeners.size === 0) ignorePrimary()
+  }
+}
+
+/**
+ * @param {unknown} server
+ * @param {unknown} [options]
+ */
+function listen(server, options) {
+  if (!(server instanceof net.Server)) throw invalidArgType('server', 'an instance of net.Server', server)
+  const { name } = listenOptions(options)
+  if (!process.send || !process.connected) throw notAWorker()
+  if (server.listening) throw serverAlreadyListens()
+  for (const listener of listeners.values()) {
+    if (listener.name === name) throw nameTaken(name)
+  }
+  if (listeners.size === 0) heedPrimary()
+  const listener = new Listener(server, name)
+  listeners.set(listener.number, listener)
+  listener.announce()
+  return true
+}
+
+function heedPrimary() {
+  process.on('message', onMessage)
+  process.on('disconnect', onDisconnect)
+}
+
+function ignorePrimary() {
+  process.off('message', onMessage)
+  process.off('disconnect', onDisconnect)
+}
+
+/**
+ * @param {unknown} data
+ * @param {any} [handle]
+ */
+function onMessage(data, handle) {
+  const message = messages.parse(data)
+  if (message?.cmd === 'sticky-listen:query') {
+    for (const listener of listeners.values()) listener.announce()
+  } else if (message?.cmd === 'sticky-listen:channel' && handle) {
+    listeners.get(message.listener)?.feed(message, handle)
+    // Its descriptor was copied. Where nobody wanted it, the primary gives up waiting for a hello.
+    handle.close()
+  }
+}
+
+/** The manager has let go of this worker: it finishes what it has. */
+function onDisconnect() {
+  debug('disconnected from the primary')
+  for (const listener of listeners.values()) listener.letGo()
+}
+
+/**
+ * A primary that is gone needs no telling.
+ * @param {object} message
+ */
+function send(message) {
+  if (process.connected) process.send?.(message, undefined, undefined, () => {})
+}
+
+module.exports = { listen }

@@ -1,0 +1,202 @@
+//! The words of the channel. Pure: bytes in, frames out, and back.
+//!
+//! Every frame is 16 bytes, little-endian:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned |
+//! | 1 | 1 | zero |
+//! | 2 | 2 | count: the version in a hello, else connections; zero in adopted |
+//! | 4 | 4 | zero |
+//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; zero in a hello |
+//!
+//! The worker says hello once. Then the primary delivers connections, numbered from zero without
+//! gaps; each deliver frame carries its connections' descriptors. The worker answers with what it
+//! adopted (all up to and including the number) and what it could not receive (returned).
+
+/// The version of these words. The two ends must agree on it.
+pub const VERSION: u16 = 1;
+
+/// Bytes of a frame.
+pub const FRAME_LEN: usize = 16;
+
+/// Connections a deliver frame may carry. Linux allows 253 descriptors in a message, musl's headers
+/// 252; past 64 a bigger message saves nothing measurable and makes the worker's turn longer.
+pub const MAX_BATCH: u16 = 64;
+
+/// One word of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Worker to primary, first of all: it listens, and speaks this version.
+    Hello {
+        /// The worker's [`VERSION`].
+        version: u16,
+    },
+    /// Primary to worker: here are `count` connections.
+    Deliver {
+        /// The first one's sequence number.
+        first: u64,
+        /// How many, 1 to [`MAX_BATCH`].
+        count: u16,
+    },
+    /// Worker to primary: from here on these are mine.
+    Adopted {
+        /// The last one's sequence number; all before it are meant too.
+        through: u64,
+    },
+    /// Worker to primary: these did not reach me (no descriptors left), give them to another.
+    Returned {
+        /// The first one's sequence number.
+        first: u64,
+        /// How many, 1 to [`MAX_BATCH`].
+        count: u16,
+    },
+}
+
+/// Bytes that are no frame. The channel they came from is beyond repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("malformed frame on the channel")
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+impl Frame {
+    /// The frame as bytes.
+    pub fn encode(self) -> [u8; FRAME_LEN] {
+        let (kind, count, seq) = match self {
+            Self::Hello { version } => (1, version, 0),
+            Self::Deliver { first, count } => (2, count, first),
+            Self::Adopted { through } => (3, 0, through),
+            Self::Returned { first, count } => (4, count, first),
+        };
+        let mut bytes = [0; FRAME_LEN];
+        bytes[0] = kind;
+        bytes[2..4].copy_from_slice(&u16::to_le_bytes(count));
+        bytes[8..].copy_from_slice(&u64::to_le_bytes(seq));
+        bytes
+    }
+
+    /// The frame that these bytes are.
+    pub fn decode(bytes: &[u8; FRAME_LEN]) -> Result<Self, Malformed> {
+        let [kind, 0, c0, c1, 0, 0, 0, 0, seq @ ..] = *bytes else {
+            return Err(Malformed);
+        };
+        let count = u16::from_le_bytes([c0, c1]);
+        let seq = u64::from_le_bytes(seq);
+        let batch = (1..=MAX_BATCH).contains(&count) && seq.checked_add(u64::from(count)).is_some();
+        match kind {
+            1 if seq == 0 => Ok(Self::Hello { version: count }),
+            2 if batch => Ok(Self::Deliver { first: seq, count }),
+            3 if count == 0 => Ok(Self::Adopted { through: seq }),
+            4 if batch => Ok(Self::Returned { first: seq, count }),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// Puts frames together from bytes that arrive in pieces of any size.
+#[derive(Default)]
+pub struct FrameReader {
+    partial: [u8; FRAME_LEN],
+    filled: usize,
+}
+
+impl FrameReader {
+    /// Takes bytes from the front of `input` and returns the next whole frame, or `None` when
+    /// `input` is used up.
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, Malformed> {
+        let take = input.len().min(FRAME_LEN - self.filled);
+        let (head, rest) = input.split_at(take);
+        self.partial[self.filled..][..take].copy_from_slice(head);
+        self.filled += take;
+        *input = rest;
+        if self.filled < FRAME_LEN {
+            return Ok(None);
+        }
+        self.filled = 0;
+        Frame::decode(&self.partial).map(Some)
+    }
+
+    /// How many bytes the frame that has begun still lacks.
+    pub fn missing(&self) -> usize {
+        FRAME_LEN - self.filled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames() -> impl Strategy<Value = Frame> {
+        let seq = 0..u64::MAX - u64::from(MAX_BATCH);
+        let count = 1..=MAX_BATCH;
+        prop_oneof![
+            any::<u16>().prop_map(|version| Frame::Hello { version }),
+            (seq.clone(), count.clone()).prop_map(|(first, count)| Frame::Deliver { first, count }),
+            any::<u64>().prop_map(|through| Frame::Adopted { through }),
+            (seq, count).prop_map(|(first, count)| Frame::Returned { first, count }),
+        ]
+    }
+
+    fn read_all(reader: &mut FrameReader, mut input: &[u8]) -> Result<Vec<Frame>, Malformed> {
+        let mut out = Vec::new();
+        while let Some(frame) = reader.next(&mut input)? {
+            out.push(frame);
+        }
+        Ok(out)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(frame in frames()) {
+            prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_a_frame_or_malformed_and_a_frame_has_one_spelling(bytes: [u8; FRAME_LEN]) {
+            if let Ok(frame) = Frame::decode(&bytes) {
+                prop_assert_eq!(frame.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn bytes_near_a_frame_are_a_frame_or_malformed(frame in frames(), at in 0..FRAME_LEN, byte: u8) {
+            let mut bytes = frame.encode();
+            bytes[at] = byte;
+            if let Ok(frame) = Frame::decode(&bytes) {
+                prop_assert_eq!(frame.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn splitting_the_stream_anywhere_changes_nothing(
+            sent in prop::collection::vec(frames(), 0..12),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let stream: Vec<u8> = sent.iter().flat_map(|frame| frame.encode()).collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.push(stream.len());
+            cuts.sort_unstable();
+            let mut reader = FrameReader::default();
+            let mut received = Vec::new();
+            let mut from = 0;
+            for to in cuts {
+                received.extend(read_all(&mut reader, &stream[from..to]).unwrap());
+                from = to;
+            }
+            prop_assert_eq!(received, sent);
+            prop_assert_eq!(reader.missing(), FRAME_LEN);
+        }
+
+        #[test]
+        fn arbitrary_streams_never_panic(stream in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_all(&mut FrameReader::default(), &stream);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The private channel between the primary and one worker: an anonymous unix socketpair that
+//! carries [`frame`]s and, beside them, connections. Both processes run this code.
+
+pub mod frame;
+pub mod passing;

@@ -1,0 +1,122 @@
+//! The accept loop: takes connections off a listening socket in batches, for as long as it is not
+//! dropped. Knows nothing of what becomes of them.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys::socket::{self, Accepted};
+
+/// Connections taken in one turn before they are passed on: enough to share the cost of a delivery,
+/// few enough that the first does not wait for the last.
+const BATCH: usize = 64;
+
+/// The pause after the system ran out of something, doubled up to the maximum while it stays so.
+const BACK_OFF: Duration = Duration::from_millis(10);
+const MAX_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A descriptor held back, so that a connection can be taken and closed when there are no others.
+struct Spare(Option<OwnedFd>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok())
+    }
+
+    /// Holds one again, if the last was lost to another thread in the moment that it was free.
+    fn renew(&mut self) {
+        if self.0.is_none() {
+            *self = Self::new();
+        }
+    }
+
+    /// Closes up to [`BATCH`] waiting connections, whose clients would otherwise hang.
+    fn shed(&mut self, listener: &OwnedFd) -> u64 {
+        self.renew();
+        let mut shed = 0;
+        while shed < BATCH as u64 && self.0.take().is_some() {
+            let taken = socket::accept(listener.as_fd());
+            let over = taken.is_err();
+            drop(taken);
+            *self = Self::new();
+            if over {
+                break;
+            }
+            shed += 1;
+        }
+        shed
+    }
+}
+
+/// What came in during a turn.
+pub struct Turn<'a> {
+    /// Connections, in the order of arrival; to be taken out.
+    pub accepted: &'a mut Vec<Accepted>,
+    /// Connections that were closed at once for lack of descriptors.
+    pub shed: u64,
+}
+
+/// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading.
+/// Ends by itself only with the runtime.
+pub async fn run(listener: AsyncFd<OwnedFd>, mut admit: impl FnMut(Turn<'_>)) -> io::Result<()> {
+    let mut spare = Spare::new();
+    let mut back_off = BACK_OFF;
+    let mut accepted = Vec::with_capacity(BATCH);
+    loop {
+        let mut ready = listener.readable().await?;
+        let end = take_batch(ready.get_inner(), &mut accepted);
+        let full = accepted.len() == BATCH;
+        let mut shed = 0;
+        match end {
+            // More may wait; others have their turn first.
+            Ok(()) => {}
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(_) => shed = spare.shed(listener.get_ref()),
+        }
+        admit(Turn { accepted: &mut accepted, shed });
+        accepted.clear();
+        match end {
+            Ok(()) | Err(Errno::EAGAIN) => {
+                back_off = BACK_OFF;
+                spare.renew();
+                if full {
+                    tokio::task::yield_now().await;
+                }
+            }
+            // Out of descriptors or memory, or something unknown: never spin.
+            Err(_) => {
+                tokio::time::sleep(back_off).await;
+                back_off = (back_off * 2).min(MAX_BACK_OFF);
+            }
+        }
+    }
+}
+
+/// Fills `accepted`; says why it stopped before it was full.
+fn take_batch(listener: &OwnedFd, accepted: &mut Vec<Accepted>) -> Result<(), Errno> {
+    while accepted.len() < BATCH {
+        match socket::accept(listener.as_fd()) {
+            Ok(connection) => accepted.push(connection),
+            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                // That one connection is gone; those behind it are not. The list is accept(2)'s.
+                Errno::EINTR
+                | Errno::ECONNABORTED
+                | Errno::EPROTO
+                | Errno::EPERM
+                | Errno::ENETDOWN
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::EHOSTUNREACH
+                | Errno::EOPNOTSUPP
+                | Errno::ENETUNREACH => {}
+                errno => return Err(errno),
+            },
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,521 @@
+//! The promises of the state machine: single cases by name, then random histories against a model
+//! of workers that only knows what a worker knows.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_millis(750);
+
+fn limits() -> Limits {
+    Limits { pending_per_slot: 8, patience: Some(PATIENCE), in_flight_per_channel: 4 }
+}
+
+/// A machine with one slot served by channel 1.
+fn served(now: Instant) -> Dispatch<u32> {
+    let mut dispatch = Dispatch::new(limits());
+    dispatch.attach(1, now);
+    dispatch.set_table(&[Entry::Worker(1)], now);
+    dispatch
+}
+
+fn push_all(dispatch: &mut Dispatch<u32>, ids: std::ops::Range<u32>, now: Instant) {
+    for id in ids {
+        dispatch.push(u64::from(id), id, now).unwrap();
+    }
+}
+
+/// Sends all that can be sent; returns it by channel.
+fn send_all(dispatch: &mut Dispatch<u32>) -> Vec<(Channel, Vec<u32>)> {
+    let mut sent = Vec::new();
+    while let Some(offer) = dispatch.offer(64) {
+        sent.push((offer.channel, dispatch.offered(&offer).copied().collect()));
+        dispatch.commit(&offer);
+    }
+    sent
+}
+
+#[test]
+fn a_connection_goes_to_the_worker_of_its_slot_and_ends_when_adopted() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    push_all(&mut dispatch, 0..3, now);
+    assert_eq!(send_all(&mut dispatch), [(1, vec![0, 1, 2])]);
+    assert_eq!(dispatch.adopted(1, 1), Ok(vec![0, 1]));
+    assert_eq!(dispatch.unsettled(), 1);
+    assert_eq!(dispatch.adopted(1, 2), Ok(vec![2]));
+    assert_eq!(dispatch.unsettled(), 0);
+}
+
+#[test]
+fn no_more_is_in_flight_than_allowed_and_an_adoption_makes_room() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    push_all(&mut dispatch, 0..6, now);
+    assert_eq!(send_all(&mut dispatch), [(1, vec![0, 1, 2, 3])]);
+    assert!(dispatch.adopted(1, 0).is_ok());
+    assert_eq!(send_all(&mut dispatch), [(1, vec![4])]);
+}
+
+#[test]
+fn guarantee_8_bounded_one_more_than_may_wait_overflows() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    push_all(&mut dispatch, 0..8, now);
+    assert_eq!(dispatch.push(8, 8, now), Err(8));
+    // What is in flight still waits, for its adoption.
+    send_all(&mut dispatch);
+    assert_eq!(dispatch.push(8, 8, now), Err(8));
+    assert!(dispatch.adopted(1, 0).is_ok());
+    assert_eq!(dispatch.push(8, 8, now), Ok(()));
+}
+
+#[test]
+fn what_a_dead_worker_had_not_adopted_goes_first_to_its_successor_in_order() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    push_all(&mut dispatch, 0..6, now);
+    send_all(&mut dispatch);
+    assert_eq!(dispatch.adopted(1, 0), Ok(vec![0]));
+    assert!(dispatch.detach(1, Ending::ByWorker, now).is_empty());
+    dispatch.attach(2, now);
+    dispatch.set_table(&[Entry::Worker(2)], now);
+    assert_eq!(send_all(&mut dispatch), [(2, vec![1, 2, 3, 4])]);
+    assert_eq!(dispatch.totals(), Totals { delivered: 5, adopted: 1, redelivered: 3 });
+}
+
+#[test]
+fn what_a_worker_may_still_adopt_goes_to_nobody_else() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    push_all(&mut dispatch, 0..2, now);
+    send_all(&mut dispatch);
+    assert_eq!(dispatch.detach(1, Ending::ByPrimary, now), [1, 0]);
+    assert_eq!(dispatch.unsettled(), 0);
+}
+
+#[test]
+fn guarantee_9_make_before_break_the_old_worker_serves_until_the_new_has_shaken_hands() {
+    let now = Instant::now();
+    for wanted in [Entry::Worker(2), Entry::Pending] {
+        let mut dispatch = served(now);
+        dispatch.set_table(&[wanted], now);
+        push_all(&mut dispatch, 0..1, now);
+        assert_eq!(send_all(&mut dispatch), [(1, vec![0])]);
+    }
+    let mut dispatch = served(now);
+    dispatch.set_table(&[Entry::Worker(2)], now);
+    dispatch.attach(2, now);
+    push_all(&mut dispatch, 0..1, now);
+    assert_eq!(send_all(&mut dispatch), [(2, vec![0])]);
+}
+
+#[test]
+fn a_slot_that_the_manager_empties_is_served_by_nobody() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    dispatch.set_table(&[Entry::Empty], now);
+    push_all(&mut dispatch, 0..1, now);
+    assert!(send_all(&mut dispatch).is_empty());
+    assert!(dispatch.is_starving());
+}
+
+#[test]
+fn patience_counts_from_when_nobody_could_take_the_connection() {
+    let start = Instant::now();
+    let mut dispatch = served(start);
+    push_all(&mut dispatch, 0..5, start);
+    send_all(&mut dispatch);
+    // However long a worker takes, it is not over.
+    let later = start + PATIENCE * 10;
+    assert!(dispatch.expire(later).is_empty());
+    assert_eq!(dispatch.next_deadline(), None);
+    dispatch.detach(1, Ending::ByWorker, later);
+    let due = later + PATIENCE;
+    assert_eq!(dispatch.next_deadline(), Some(due));
+    assert!(dispatch.expire(later + PATIENCE / 2).is_empty());
+    assert_eq!(dispatch.expire(due), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn patience_begins_anew_for_those_whose_busy_worker_left_with_its_slot() {
+    let start = Instant::now();
+    for died_first in [true, false] {
+        let mut dispatch = served(start);
+        push_all(&mut dispatch, 0..6, start);
+        send_all(&mut dispatch);
+        let later = start + PATIENCE * 10;
+        if died_first {
+            dispatch.detach(1, Ending::ByWorker, later);
+        }
+        dispatch.set_table(&[], later);
+        assert!(dispatch.expire(later + PATIENCE / 2).is_empty());
+        dispatch.set_table(&[Entry::Empty; 3], later + PATIENCE / 2);
+        assert!(dispatch.expire(later + PATIENCE / 2).is_empty());
+        assert_eq!(dispatch.expire(later + PATIENCE).len(), if died_first { 6 } else { 2 });
+    }
+}
+
+#[test]
+fn without_patience_an_empty_slot_refuses_at_once_and_with_endless_patience_never() {
+    let now = Instant::now();
+    let mut dispatch = Dispatch::new(Limits { patience: Some(Duration::ZERO), ..limits() });
+    push_all(&mut dispatch, 0..1, now);
+    assert_eq!(dispatch.expire(now), [0]);
+    let mut dispatch = Dispatch::new(Limits { patience: None, ..limits() });
+    push_all(&mut dispatch, 0..1, now);
+    assert_eq!(dispatch.next_deadline(), None);
+    assert!(dispatch.expire(now + Duration::from_secs(1 << 30)).is_empty());
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_not_sent_is_a_violation() {
+    let now = Instant::now();
+    let mut dispatch = served(now);
+    push_all(&mut dispatch, 0..2, now);
+    assert_eq!(dispatch.adopted(1, 0), Err(Violation));
+    send_all(&mut dispatch);
+    assert_eq!(dispatch.adopted(1, 2), Err(Violation));
+    assert_eq!(dispatch.adopted(2, 0), Err(Violation));
+    assert_eq!(dispatch.returned(1, 1, 2, now), Err(Violation));
+    assert!(dispatch.adopted(1, 1).is_ok());
+    assert_eq!(dispatch.adopted(1, 1), Err(Violation));
+}
+
+/// The machine as it is used: behind a lock, by the accept loop, a reader for each worker, and
+/// JavaScript's thread, in many interleavings of the three.
+#[test]
+fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
+    use shuttle::sync::{Arc, Mutex};
+    use shuttle::thread;
+
+    const CONNECTIONS: u32 = 6;
+    let scenario = || {
+        let now = Instant::now();
+        let dispatch = Arc::new(Mutex::new(served(now)));
+        let sent = Arc::new(Mutex::new(BTreeMap::<Channel, VecDeque<u32>>::new()));
+        let adopted = Arc::new(Mutex::new(Vec::new()));
+        let pump = {
+            let (dispatch, sent) = (Arc::clone(&dispatch), Arc::clone(&sent));
+            move || {
+                // As in `Core::pump`: the sending is under the lock.
+                let mut dispatch = dispatch.lock().unwrap();
+                for (channel, ids) in send_all(&mut dispatch) {
+                    sent.lock().unwrap().entry(channel).or_default().extend(ids);
+                }
+            }
+        };
+        let accept = {
+            let (dispatch, pump) = (Arc::clone(&dispatch), pump.clone());
+            thread::spawn(move || {
+                for id in 0..CONNECTIONS {
+                    push_all(&mut dispatch.lock().unwrap(), id..id + 1, now);
+                    pump();
+                }
+            })
+        };
+        let reader = |channel: Channel, dies: bool| {
+            let (dispatch, sent, adopted) =
+                (Arc::clone(&dispatch), Arc::clone(&sent), Arc::clone(&adopted));
+            let pump = pump.clone();
+            thread::spawn(move || {
+                for through in 0..2 {
+                    let taken =
+                        sent.lock().unwrap().get_mut(&channel).and_then(VecDeque::pop_front);
+                    let Some(id) = taken else { break };
+                    let closed = dispatch.lock().unwrap().adopted(channel, through);
+                    assert_eq!(closed, Ok(vec![id]));
+                    adopted.lock().unwrap().push(id);
+                }
+                if dies {
+                    dispatch.lock().unwrap().detach(channel, Ending::ByWorker, now);
+                    pump();
+                }
+            })
+        };
+        let first = reader(1, true);
+        let manager = {
+            let (dispatch, pump) = (Arc::clone(&dispatch), pump.clone());
+            thread::spawn(move || {
+                dispatch.lock().unwrap().attach(2, now);
+                dispatch.lock().unwrap().set_table(&[Entry::Worker(2)], now);
+                pump();
+            })
+        };
+        let second = reader(2, false);
+        for thread in [accept, first, manager, second] {
+            thread.join().unwrap();
+        }
+        // All that is left reaches the second worker, each connection once.
+        let mut dispatch = dispatch.lock().unwrap();
+        let mut all = adopted.lock().unwrap().clone();
+        all.extend(sent.lock().unwrap().remove(&2).unwrap_or_default());
+        all.extend(dispatch.remove_waiting(|_| true));
+        all.sort_unstable();
+        assert_eq!(all, (0..CONNECTIONS).collect::<Vec<_>>());
+    };
+    shuttle::check_pct(scenario, 2000, 3);
+}
+
+/// One step of a random history. Numbers select among what exists.
+#[derive(Clone, Debug)]
+enum Step {
+    Push { client: u64 },
+    Table(Vec<TableEntry>),
+    Attach,
+    Send { max: u16, outcome: Outcome },
+    Unblock(prop::sample::Index),
+    Adopt(prop::sample::Index, prop::sample::Index),
+    Return(prop::sample::Index, prop::sample::Index),
+    Die(prop::sample::Index),
+    GiveUp(prop::sample::Index),
+    Wait { milliseconds: u64 },
+}
+
+#[derive(Clone, Debug)]
+enum TableEntry {
+    Empty,
+    Pending,
+    Live(prop::sample::Index),
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Sent,
+    Full,
+    Exhausted,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let index = || any::<prop::sample::Index>();
+    let entry = prop_oneof![
+        1 => Just(TableEntry::Empty),
+        1 => Just(TableEntry::Pending),
+        6 => index().prop_map(TableEntry::Live),
+        1 => Just(TableEntry::Unknown),
+    ];
+    let outcome = prop_oneof![
+        6 => Just(Outcome::Sent),
+        1 => Just(Outcome::Full),
+        1 => Just(Outcome::Exhausted),
+    ];
+    let step = prop_oneof![
+        8 => any::<u64>().prop_map(|client| Step::Push { client }),
+        2 => prop::collection::vec(entry, 0..5).prop_map(Step::Table),
+        2 => Just(Step::Attach),
+        8 => (1..4_u16, outcome).prop_map(|(max, outcome)| Step::Send { max, outcome }),
+        2 => index().prop_map(Step::Unblock),
+        6 => (index(), index()).prop_map(|(channel, count)| Step::Adopt(channel, count)),
+        2 => (index(), index()).prop_map(|(channel, count)| Step::Return(channel, count)),
+        1 => index().prop_map(Step::Die),
+        1 => index().prop_map(Step::GiveUp),
+        3 => (0..1000_u64).prop_map(|milliseconds| Step::Wait { milliseconds }),
+    ];
+    prop::collection::vec(step, 0..120)
+}
+
+/// What really happened, told by workers.
+#[derive(Default)]
+struct World {
+    /// For each live channel what it was sent and has neither adopted nor returned.
+    workers: BTreeMap<Channel, VecDeque<(u64, u32)>>,
+    adopted: BTreeSet<u32>,
+    /// Overflowed or expired: answered with a refusal.
+    refused: BTreeSet<u32>,
+    /// With a worker that was given up: it may adopt them, nobody else.
+    released: BTreeSet<u32>,
+    pushed: u32,
+    channels: Channel,
+}
+
+impl World {
+    fn pick(&self, index: prop::sample::Index) -> Option<Channel> {
+        let channels: Vec<_> = self.workers.keys().copied().collect();
+        (!channels.is_empty()).then(|| *index.get(&channels))
+    }
+
+    fn settle(&mut self, set: fn(&mut Self) -> &mut BTreeSet<u32>, id: u32) {
+        let ended = [&self.adopted, &self.refused, &self.released];
+        assert!(ended.iter().all(|set| !set.contains(&id)), "{id} ended twice");
+        set(self).insert(id);
+    }
+
+    fn step(&mut self, dispatch: &mut Dispatch<u32>, step: Step, now: &mut Instant) {
+        match step {
+            Step::Push { client } => {
+                let id = self.pushed;
+                self.pushed += 1;
+                if let Err(id) = dispatch.push(client, id, *now) {
+                    self.settle(|world| &mut world.refused, id);
+                }
+            }
+            Step::Table(entries) => {
+                let table: Vec<_> = entries
+                    .iter()
+                    .map(|entry| match entry {
+                        TableEntry::Empty => Entry::Empty,
+                        TableEntry::Pending => Entry::Pending,
+                        TableEntry::Live(index) => {
+                            self.pick(*index).map_or(Entry::Empty, Entry::Worker)
+                        }
+                        TableEntry::Unknown => Entry::Worker(Channel::MAX),
+                    })
+                    .collect();
+                dispatch.set_table(&table, *now);
+            }
+            Step::Attach => {
+                self.channels += 1;
+                dispatch.attach(self.channels, *now);
+                self.workers.insert(self.channels, VecDeque::new());
+            }
+            Step::Send { max, outcome } => self.send(dispatch, max, outcome, *now),
+            Step::Unblock(index) => {
+                if let Some(channel) = self.pick(index) {
+                    dispatch.unblock(channel);
+                }
+            }
+            Step::Adopt(index, count) => {
+                let Some(channel) = self.pick(index) else {
+                    return;
+                };
+                let held = self.workers.get_mut(&channel).unwrap();
+                if held.is_empty() {
+                    return;
+                }
+                let taken: Vec<_> = held.drain(..=count.index(held.len())).collect();
+                let ids: Vec<_> = taken.iter().map(|&(_, id)| id).collect();
+                // The primary closes its copies of these and no others.
+                assert_eq!(dispatch.adopted(channel, taken.last().unwrap().0), Ok(ids.clone()));
+                for id in ids {
+                    self.settle(|world| &mut world.adopted, id);
+                }
+            }
+            Step::Return(index, count) => {
+                // A worker finds at the end of what it was sent that it has no room.
+                let Some(channel) = self.pick(index) else {
+                    return;
+                };
+                let held = self.workers.get_mut(&channel).unwrap();
+                let count = count.index(held.len() + 1).min(64);
+                let back = held.split_off(held.len() - count);
+                if let Some(&(first, _)) = back.front() {
+                    let count = u16::try_from(back.back().unwrap().0 - first + 1).unwrap();
+                    assert_eq!(dispatch.returned(channel, first, count, *now), Ok(()));
+                }
+            }
+            Step::Die(index) => {
+                let Some(channel) = self.pick(index) else {
+                    return;
+                };
+                self.workers.remove(&channel);
+                assert!(dispatch.detach(channel, Ending::ByWorker, *now).is_empty());
+            }
+            Step::GiveUp(index) => self.give_up(dispatch, index, *now),
+            Step::Wait { milliseconds } => {
+                *now += Duration::from_millis(milliseconds);
+                for id in dispatch.expire(*now) {
+                    self.settle(|world| &mut world.refused, id);
+                }
+                let next = dispatch.next_deadline();
+                assert!(next.is_none_or(|next| next > *now), "something due was left");
+            }
+        }
+    }
+
+    fn give_up(&mut self, dispatch: &mut Dispatch<u32>, index: prop::sample::Index, now: Instant) {
+        let Some(channel) = self.pick(index) else { return };
+        let held = self.workers.remove(&channel).unwrap();
+        let released = dispatch.detach(channel, Ending::ByPrimary, now);
+        let held: BTreeSet<_> = held.iter().map(|&(_, id)| id).collect();
+        assert_eq!(released.iter().copied().collect::<BTreeSet<_>>(), held);
+        for id in released {
+            self.settle(|world| &mut world.released, id);
+        }
+    }
+
+    fn send(&mut self, dispatch: &mut Dispatch<u32>, max: u16, outcome: Outcome, now: Instant) {
+        let Some(offer) = dispatch.offer(max) else {
+            return;
+        };
+        let ids: Vec<_> = dispatch.offered(&offer).copied().collect();
+        assert_eq!(ids.len(), usize::from(offer.count));
+        assert!((1..=max).contains(&offer.count));
+        match outcome {
+            Outcome::Full => dispatch.block(offer.channel),
+            Outcome::Exhausted => dispatch.pause(offer.channel, now + Duration::from_millis(20)),
+            Outcome::Sent => {
+                let held = self.workers.get_mut(&offer.channel).expect("offered to a dead worker");
+                held.extend((offer.first..).zip(ids));
+                assert!(held.len() <= limits().in_flight_per_channel);
+                dispatch.commit(&offer);
+            }
+        }
+    }
+
+    fn check(&self, dispatch: &Dispatch<u32>) {
+        let ended = self.adopted.len() + self.refused.len() + self.released.len();
+        assert_eq!(ended + dispatch.unsettled(), self.pushed as usize, "lost or doubled");
+        let in_flight: usize = self.workers.values().map(VecDeque::len).sum();
+        assert_eq!(dispatch.waiting() + in_flight, dispatch.unsettled());
+        let slots: Vec<_> = dispatch.slot_stats().collect();
+        if !slots.is_empty() {
+            assert_eq!(slots.iter().map(|slot| slot.in_flight).sum::<usize>(), in_flight);
+        }
+        for slot in slots {
+            assert!(slot.serving.is_none_or(|channel| self.workers.contains_key(&channel)));
+        }
+        assert_eq!(dispatch.totals().adopted, self.adopted.len() as u64);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn guarantee_4_exactly_one_owner_in_every_history(steps in steps()) {
+        let mut now = Instant::now();
+        let mut dispatch = Dispatch::new(limits());
+        let mut world = World::default();
+        for step in steps {
+            world.step(&mut dispatch, step, &mut now);
+            world.check(&dispatch);
+        }
+
+        // Whatever happened: once every slot has a worker that takes what it gets, nothing is left.
+        world.step(&mut dispatch, Step::Attach, &mut now);
+        let table = vec![Entry::Worker(world.channels); 3];
+        dispatch.set_table(&table, now);
+        let channels: Vec<_> = world.workers.keys().copied().collect();
+        for channel in channels {
+            dispatch.unblock(channel);
+        }
+        world.step(&mut dispatch, Step::Wait { milliseconds: 20 }, &mut now);
+        while dispatch.unsettled() > 0 {
+            let before = dispatch.unsettled();
+            while dispatch.waiting() > 0 {
+                let waiting = dispatch.waiting();
+                world.send(&mut dispatch, 64, Outcome::Sent, now);
+                if dispatch.waiting() == waiting {
+                    break;
+                }
+            }
+            let channels: Vec<_> = world.workers.keys().copied().collect();
+            for channel in channels {
+                let held = std::mem::take(world.workers.get_mut(&channel).unwrap());
+                if let Some(&(through, _)) = held.back() {
+                    let ids: Vec<_> = held.iter().map(|&(_, id)| id).collect();
+                    prop_assert_eq!(dispatch.adopted(channel, through), Ok(ids.clone()));
+                    for id in ids {
+                        world.settle(|world| &mut world.adopted, id);
+                    }
+                }
+            }
+            world.check(&dispatch);
+            prop_assert!(dispatch.unsettled() < before, "stuck with {} connections", before);
+        }
+        prop_assert!(!dispatch.is_starving());
+    }
+}

@@ -1,0 +1,75 @@
+//! The background thread that does the primary's work: one per JavaScript environment, started when
+//! something first listens and ended when nothing does.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// How long ending may take. The thread never blocks, so this is never reached on a machine that
+/// runs at all; without it a fault here would hang the process at its exit.
+const END_TIME: Duration = Duration::from_secs(1);
+
+/// The thread and its tokio runtime. Dropping the last reference ends both: running tasks are
+/// dropped where they stand. Only JavaScript threads hold references, never a task, so that the
+/// thread does not wait for itself.
+pub struct Runtime {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Weak<Runtime>> = const { RefCell::new(Weak::new()) };
+}
+
+impl Runtime {
+    /// The runtime of this JavaScript thread, started if there is none.
+    pub fn current() -> io::Result<Rc<Self>> {
+        CURRENT.with_borrow_mut(|current| {
+            if let Some(running) = current.upgrade() {
+                return Ok(running);
+            }
+            let started = Rc::new(Self::start()?);
+            *current = Rc::downgrade(&started);
+            Ok(started)
+        })
+    }
+
+    /// For spawning tasks onto the thread.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let (ending, ended) = channel();
+        let thread = thread::Builder::new().name("sticky-listen".into()).spawn(move || {
+            // Dropping the sender stops it as well.
+            let _ = runtime.block_on(stopped);
+            drop(runtime);
+            drop(ending);
+        })?;
+        Ok(Self { handle, stop: Some(stop), ended, thread: Some(thread) })
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // Nothing is ever sent: the end of the channel is the answer.
+        let in_time = self.ended.recv_timeout(END_TIME)
+            == Err(std::sync::mpsc::RecvTimeoutError::Disconnected);
+        if let Some(thread) = self.thread.take().filter(|_| in_time) {
+            let _ = thread.join();
+        }
+    }
+}

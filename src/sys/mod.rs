@@ -1,0 +1,11 @@
+//! The only `unsafe` code of the crate: system calls and host functions that no safe crate offers
+//! in the shape needed here. Each module turns raw descriptors and pointers into owned or borrowed
+//! types before anything else sees them.
+
+#![allow(unsafe_code)]
+
+pub mod callback_scope;
+pub mod descriptors;
+pub mod poll;
+pub mod readiness;
+pub mod socket;

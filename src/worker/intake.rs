@@ -1,0 +1,167 @@
+//! The worker's end of the channel. Called by the binding when the channel is readable; returns
+//! connections, which are this process's own once they are acknowledged. Owns no thread and no loop.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::channel::frame::{Frame, VERSION};
+use crate::channel::passing::{self, PassingReader, Received};
+
+/// One channel to the primary.
+pub struct Intake {
+    channel: OwnedFd,
+    reader: PassingReader,
+    /// The last connection that was received and is not acknowledged yet.
+    received: Option<u64>,
+}
+
+impl Intake {
+    /// Takes the channel over and tells the primary that this side is ready.
+    pub fn open(channel: OwnedFd) -> io::Result<Self> {
+        passing::send(channel.as_fd(), Frame::Hello { version: VERSION }, &[])?;
+        Ok(Self { channel, reader: PassingReader::default(), received: None })
+    }
+
+    /// The next connections. None of them may be touched before [`acknowledge`](Self::acknowledge)
+    /// has succeeded: until then the primary gives them to another worker if this one dies.
+    ///
+    /// [`io::ErrorKind::WouldBlock`]: nothing more for now. Any other error, or `None`: the channel
+    /// is at its end.
+    pub fn receive(&mut self) -> io::Result<Option<Vec<OwnedFd>>> {
+        let Some(Received { frame, fds }) = self.reader.receive(self.channel.as_fd())? else {
+            return Ok(None);
+        };
+        let Frame::Deliver { first, count } = frame else {
+            return Err(unexpected("the primary only delivers"));
+        };
+        let Some(arrived) = u16::try_from(fds.len()).ok().filter(|&n| n <= count) else {
+            return Err(unexpected("more connections than announced"));
+        };
+        if arrived < count {
+            // This process has no descriptors left. The kernel delivers those that fit, in order.
+            let first = first + u64::from(arrived);
+            self.say(Frame::Returned { first, count: count - arrived })?;
+        }
+        self.received = (first + u64::from(arrived)).checked_sub(1).filter(|_| arrived > 0);
+        Ok(Some(fds))
+    }
+
+    /// Takes over what was received: from here on the primary never gives it to another. After an
+    /// error what was received must be closed untouched, and the channel with it.
+    pub fn acknowledge(&mut self) -> io::Result<()> {
+        self.received.take().map_or(Ok(()), |through| self.say(Frame::Adopted { through }))
+    }
+
+    /// Answers the primary. That it is gone is no error here: then nobody else holds what it
+    /// delivered, so it is ours.
+    fn say(&self, answer: Frame) -> io::Result<()> {
+        match passing::send(self.channel.as_fd(), answer, &[]) {
+            Err(error) if is_gone(&error) => Ok(()),
+            // Not "nothing more for now", as this kind means to the caller.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::Error::other("the primary does not read its acknowledgements"))
+            }
+            result => result,
+        }
+    }
+}
+
+impl AsFd for Intake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn unexpected(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket;
+
+    fn channel() -> (OwnedFd, Intake) {
+        let (near, far) = socket::pair().unwrap();
+        (near, Intake::open(far).unwrap())
+    }
+
+    fn heard(near: &OwnedFd) -> Vec<Frame> {
+        let mut reader = PassingReader::default();
+        std::iter::from_fn(|| reader.receive(near.as_fd()).ok().flatten())
+            .map(|r| r.frame)
+            .collect()
+    }
+
+    /// Sends descriptors of which the test needs only one end.
+    fn deliver(near: &OwnedFd, first: u64, count: u16, fds: usize) {
+        let (a, _b) = socket::pair().unwrap();
+        let fds = vec![a.as_fd(); fds];
+        passing::send(near.as_fd(), Frame::Deliver { first, count }, &fds).unwrap();
+    }
+
+    #[test]
+    fn says_hello_first_and_acknowledges_when_told() {
+        let (near, mut intake) = channel();
+        assert_eq!(heard(&near), [Frame::Hello { version: VERSION }]);
+        deliver(&near, 0, 2, 2);
+        assert_eq!(intake.receive().unwrap().unwrap().len(), 2);
+        assert_eq!(heard(&near), []);
+        intake.acknowledge().unwrap();
+        assert_eq!(heard(&near), [Frame::Adopted { through: 1 }]);
+        intake.acknowledge().unwrap();
+        assert_eq!(heard(&near), []);
+        assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn returns_what_did_not_arrive() {
+        let (near, mut intake) = channel();
+        heard(&near);
+        deliver(&near, 7, 3, 1);
+        assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
+        intake.acknowledge().unwrap();
+        let answers = [Frame::Returned { first: 8, count: 2 }, Frame::Adopted { through: 7 }];
+        assert_eq!(heard(&near), answers);
+        deliver(&near, 10, 2, 0);
+        assert!(intake.receive().unwrap().unwrap().is_empty());
+        intake.acknowledge().unwrap();
+        assert_eq!(heard(&near), [Frame::Returned { first: 10, count: 2 }]);
+    }
+
+    #[test]
+    fn guarantee_4_exactly_one_owner_what_a_dead_primary_delivered_is_ours() {
+        let (near, mut intake) = channel();
+        deliver(&near, 0, 1, 1);
+        drop(near);
+        assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
+        intake.acknowledge().unwrap();
+        assert!(intake.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn guarantee_4_exactly_one_owner_what_cannot_be_acknowledged_is_not_adopted() {
+        let (near, mut intake) = channel();
+        let mut through = 0;
+        while passing::send(intake.as_fd(), Frame::Adopted { through }, &[]).is_ok() {
+            through += 1;
+        }
+        deliver(&near, 0, 1, 1);
+        assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
+        assert_eq!(intake.acknowledge().unwrap_err().kind(), io::ErrorKind::Other);
+    }
+
+    #[test]
+    fn nonsense_ends_the_channel() {
+        let (near, mut intake) = channel();
+        passing::send(near.as_fd(), Frame::Adopted { through: 0 }, &[]).unwrap();
+        assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let (near, mut intake) = channel();
+        deliver(&near, 0, 1, 2);
+        assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -161,7 +161,7 @@ test('recluster, reload: no request fails, each slot gets a new worker, and no c
 test('recluster, terminate: all workers are gone, clients are told so, and the balancer lives', async (t) => {
   const { primary, port } = await managed(t, 'recluster', { options: { maxRetries: 2, retryDelay: 50 } })
   await primary.call('terminate')
-  assert.deepEqual(await primary.call('pids'), [])
+  await until(async () => (await primary.call('pids')).length === 0)
   await parallel(CLIENTS, 8, async (n) => assert.match((await ask(port, n)).answer, BAD_GATEWAY))
   const { accepted, refused, waiting } = await primary.call('stats')
   assert.deepEqual([accepted, refused, waiting], [CLIENTS, CLIENTS, 0])

@@ -115,38 +115,41 @@ impl Intake {
 }
 
 impl Shared {
+    /// All that has come is taken at once: one call of JavaScript and one acknowledgement for it.
     fn on_readable(&self) {
-        let mut taken = 0;
-        while taken < CONNECTIONS_PER_TURN {
-            // The borrow ends before JavaScript runs, which may close the intake.
+        let mut arrived = Vec::new();
+        let mut ended = false;
+        while arrived.len() < CONNECTIONS_PER_TURN && !ended {
             let received = match self.open.borrow_mut().as_mut() {
                 Some(open) => open.native.receive(),
                 None => return,
             };
-            let connections = match received {
-                Ok(connections) => connections,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => None,
-            };
-            let ended = if connections.is_none() { self.open.take() } else { None };
-            taken += connections.as_ref().map_or(0, Vec::len);
-            let connections = connections.map(to_javascript).unwrap_or_default();
-            let entered = self.context.enter(|env| {
-                let open = self.open.borrow();
-                let Some(function) = ended.as_ref().or(open.as_ref()) else { return };
-                let function = function.on_connections.borrow_back(env);
-                // JavaScript may close the intake.
-                drop(open);
-                if let Err(error) = function.and_then(|function| function.call(connections.into()))
-                {
-                    env.fatal_exception(error);
-                }
-            });
-            // Or JavaScript cannot be entered any more: the environment ends.
-            if ended.is_some() || entered.is_err() {
-                return;
+            match received {
+                Ok(Some(connections)) => arrived.extend(connections),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(None) | Err(_) => ended = true,
             }
         }
+        if !arrived.is_empty() {
+            self.call(to_javascript(arrived));
+        }
+        if ended {
+            self.call(Connections::default());
+            self.open.take();
+        }
+    }
+
+    fn call(&self, connections: Connections) {
+        // That JavaScript cannot be entered any more is the end of the environment.
+        let _ = self.context.enter(|env| {
+            // The borrow ends before JavaScript runs, which may close the intake, or have closed it.
+            let function =
+                self.open.borrow().as_ref().map(|open| open.on_connections.borrow_back(env));
+            let Some(function) = function else { return };
+            if let Err(error) = function.and_then(|function| function.call(connections.into())) {
+                env.fatal_exception(error);
+            }
+        });
     }
 }
 

@@ -62,8 +62,12 @@ pub struct Turn<'a> {
 }
 
 /// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading.
-/// Ends by itself only with the runtime.
-pub async fn run(listener: AsyncFd<OwnedFd>, mut admit: impl FnMut(Turn<'_>)) -> io::Result<()> {
+/// `admit` says for how long a turn after this one would be in vain. Ends by itself only with the
+/// runtime.
+pub async fn run(
+    listener: AsyncFd<OwnedFd>,
+    mut admit: impl FnMut(Turn<'_>) -> Duration,
+) -> io::Result<()> {
     let mut spare = Spare::new();
     let mut back_off = BACK_OFF;
     let mut accepted = Vec::with_capacity(BATCH);
@@ -78,7 +82,7 @@ pub async fn run(listener: AsyncFd<OwnedFd>, mut admit: impl FnMut(Turn<'_>)) ->
             Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(_) => shed = spare.shed(listener.get_ref()),
         }
-        admit(Turn { accepted: &mut accepted, shed });
+        let pause = admit(Turn { accepted: &mut accepted, shed });
         accepted.clear();
         match end {
             Ok(()) | Err(Errno::EAGAIN) => {
@@ -86,6 +90,10 @@ pub async fn run(listener: AsyncFd<OwnedFd>, mut admit: impl FnMut(Turn<'_>)) ->
                 spare.renew();
                 if full {
                     tokio::task::yield_now().await;
+                } else if !pause.is_zero() {
+                    // The whole thread, as what workers say can wait as well; and tokio's own timer is
+                    // too coarse.
+                    std::thread::sleep(pause);
                 }
             }
             // Out of descriptors or memory, or something unknown: never spin.

@@ -42,6 +42,12 @@ const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// How often those who wait are looked at, to let go of clients that have gone.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Being woken costs more than accepting a connection. When every worker takes this long to notice what it is
+/// sent, connections are accepted and sent together every half of that time, and no later than the maximum:
+/// they would wait anyway.
+const PACED_FROM: Duration = Duration::from_micros(200);
+const MAX_PACE: Duration = Duration::from_micros(500);
+
 /// What JavaScript is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -88,11 +94,30 @@ pub struct Stats {
     pub slots: Vec<SlotStats>,
 }
 
+/// A channel's line, and how quick its worker is.
+struct OpenLine {
+    line: Arc<Line>,
+    reading: AbortHandle,
+    /// When it was sent the first connection that it has not taken.
+    sent: Option<Instant>,
+    /// How long it took lately to take what it was sent.
+    delay: Duration,
+}
+
+impl OpenLine {
+    fn taken(&mut self, now: Instant, more_in_flight: bool) {
+        if let Some(sent) = self.sent {
+            self.delay = (self.delay * 3 + now.duration_since(sent)) / 4;
+        }
+        self.sent = more_in_flight.then_some(now);
+    }
+}
+
 struct State {
     /// Where the peer's address is not enough.
     identify: Option<Identify>,
     dispatch: Dispatch<Connection>,
-    lines: HashMap<Channel, (Arc<Line>, AbortHandle)>,
+    lines: HashMap<Channel, OpenLine>,
     next_channel: Channel,
     accepted: u64,
     refused: u64,
@@ -236,7 +261,9 @@ impl Balancer {
             channel,
             Arc::clone(&line),
         ));
-        state.lines.insert(channel, (line, reading.abort_handle()));
+        let reading = reading.abort_handle();
+        let open = OpenLine { line, reading, sent: None, delay: Duration::ZERO };
+        state.lines.insert(channel, open);
         Ok((channel, far))
     }
 
@@ -308,9 +335,16 @@ impl State {
     }
 
     fn close_lines(&mut self) {
-        for (_, (_, reading)) in self.lines.drain() {
-            reading.abort();
+        for (_, open) in self.lines.drain() {
+            open.reading.abort();
         }
+    }
+
+    /// How long to leave new connections alone, for all workers being slow to take them.
+    fn pace(&self) -> Duration {
+        let serving = self.dispatch.serving().filter_map(|channel| self.lines.get(&channel));
+        let quickest = serving.map(|open| open.delay).min().unwrap_or_default();
+        if quickest < PACED_FROM { Duration::ZERO } else { (quickest / 2).min(MAX_PACE) }
     }
 }
 
@@ -321,8 +355,8 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The way of every connection: identify, queue, deliver.
-    fn admit(self: &Arc<Self>, turn: &mut Turn<'_>) {
+    /// The way of every connection: identify, queue, deliver. Returns for how long others may wait.
+    fn admit(self: &Arc<Self>, turn: &mut Turn<'_>) -> Duration {
         let now = Instant::now();
         let mut state = self.lock();
         state.accepted += turn.accepted.len() as u64 + turn.shed;
@@ -337,6 +371,7 @@ impl Core {
             }));
         }
         self.place(&mut state, outcomes, now);
+        state.pace()
     }
 
     /// Looks at connections that were not identified yet and of which there is news.
@@ -368,14 +403,17 @@ impl Core {
     /// Sends all that can be sent.
     fn pump(&self, state: &mut State) {
         while let Some(offer) = state.dispatch.offer(MAX_BATCH) {
-            let Some((line, _)) = state.lines.get(&offer.channel) else {
+            let Some(open) = state.lines.get_mut(&offer.channel) else {
                 // Its end is about to be reported to the state machine.
                 state.dispatch.block(offer.channel);
                 continue;
             };
             let batch: Vec<_> = state.dispatch.offered(&offer).collect();
-            match line.send(offer.first, &batch) {
-                Sent::Yes => state.dispatch.commit(&offer),
+            match open.line.send(offer.first, &batch) {
+                Sent::Yes => {
+                    open.sent.get_or_insert_with(Instant::now);
+                    state.dispatch.commit(&offer);
+                }
                 Sent::Full => state.dispatch.block(offer.channel),
                 Sent::Exhausted => self.pause(state, offer.channel),
             }
@@ -457,6 +495,10 @@ impl Core {
                 match state.dispatch.adopted(channel, through) {
                     Ok(adopted) => {
                         done = adopted;
+                        let more = state.dispatch.in_flight(channel) > 0;
+                        if let Some(open) = state.lines.get_mut(&channel) {
+                            open.taken(now, more);
+                        }
                         true
                     }
                     Err(_) => false,

@@ -142,6 +142,10 @@ impl Line {
                         Ok(Ok(read)) => read,
                         Err(_would_block) => continue,
                     };
+                    // That was all there is; what comes next is news.
+                    if read < bytes.len() {
+                        ready.clear_ready();
+                    }
                     let mut input = &bytes[..read];
                     loop {
                         match answers.next(&mut input) {

@@ -338,6 +338,16 @@ impl<C> Dispatch<C> {
         self.starving().next().is_some()
     }
 
+    /// The channels that serve slots.
+    pub fn serving(&self) -> impl Iterator<Item = Channel> {
+        self.slots.iter().filter_map(|slot| slot.serving)
+    }
+
+    /// How many connections are in flight on a channel.
+    pub fn in_flight(&self, channel: Channel) -> usize {
+        self.lanes.get(&channel).map_or(0, Lane::in_flight)
+    }
+
     /// How many connections are neither adopted nor given back.
     pub fn unsettled(&self) -> usize {
         self.waiting() + self.lanes.values().map(Lane::in_flight).sum::<usize>()

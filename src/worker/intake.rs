@@ -53,7 +53,9 @@ impl Intake {
             let first = first + u64::from(arrived);
             self.say(Frame::Returned { first, count: count - arrived })?;
         }
-        self.received = (first + u64::from(arrived)).checked_sub(1).filter(|_| arrived > 0);
+        if arrived > 0 {
+            self.received = Some(first + u64::from(arrived) - 1);
+        }
         let sources = sources.into_iter().chain(std::iter::repeat(None));
         Ok(Some(fds.into_iter().zip(sources).map(|(fd, source)| Arrived { fd, source }).collect()))
     }

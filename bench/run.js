@@ -84,7 +84,7 @@ let port = FIRST_PORT
  * Runs a contender for as long as `use` takes. Each gets a port of its own: the last one's may be busy.
  * @template T
  * @param {import('./contenders').Contender} contender
- * @param {(running: Running) => Promise<T>} use
+ * @param {(running: import('./lib/workloads').Running) => Promise<T>} use
  */
 async function withRunning(contender, use) {
   const running = new Running(contender, port++, WORKERS)
@@ -96,7 +96,7 @@ async function withRunning(contender, use) {
   }
 }
 
-/** @param {Running} running */
+/** @param {import('./lib/workloads').Running} running */
 function warmUp(running) {
   return load.run({ port: running.port, seconds: WARM_UP_SECONDS, xff: running.contender.behindProxy })
 }

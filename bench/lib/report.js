@@ -77,11 +77,11 @@ function ceilingTable(ceiling) {
 function targetTable(targets) {
   const verdict = (/** @type {boolean | undefined} */ holds) =>
     holds === undefined ? 'not measured' : holds ? 'pass' : 'MISS'
-  const rows = targets.map(({ title, relation, must, aim, measured, mustHolds, aimHolds }) => [
+  const rows = targets.map(({ title, relation, must, aim, measured, isSound, mustHolds, aimHolds }) => [
     title,
     `${relation} ${must}`,
     aim === undefined ? '–' : `${relation} ${aim}`,
-    number(measured, 3),
+    number(measured, 3) + (isSound ? '' : ' (errors, or clients moved)'),
     verdict(mustHolds),
     aim === undefined ? '–' : verdict(aimHolds),
   ])

@@ -6,6 +6,8 @@ const { setTimeout: sleep } = require('node:timers/promises')
 const load = require('./load')
 const { openFileLimit } = require('./machine')
 
+/** @typedef {InstanceType<typeof import('./running').Running>} Running */
+
 /**
  * @typedef {object} Setting
  * @property {number} seconds
@@ -36,7 +38,7 @@ const { openFileLimit } = require('./machine')
  * @property {Column[]} columns
  * @property {boolean} [behindProxy] for the contenders that read the header, and only for them
  * @property {boolean} [fresh] wants a process that has served nothing yet
- * @property {(running: import('./running').Running, setting: Setting) => Promise<Figures>} measure
+ * @property {(running: Running, setting: Setting) => Promise<Figures>} measure
  */
 
 const CONNECTIONS = [
@@ -58,7 +60,7 @@ const REQUESTS = [
 
 /**
  * Loads a contender and says what it used.
- * @param {import('./running').Running} running
+ * @param {Running} running
  * @param {Parameters<typeof load.run>[0]} flags
  * @returns {Promise<Figures>}
  */
@@ -86,7 +88,7 @@ async function loaded(running, flags) {
 
 /**
  * Opens WebSockets and looks at the memory while they do nothing.
- * @param {import('./running').Running} running
+ * @param {Running} running
  * @param {Setting} setting
  * @returns {Promise<Figures>}
  */

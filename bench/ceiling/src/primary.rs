@@ -132,18 +132,18 @@ pub fn cost_of_waiting(count: usize) -> Outcome<Value> {
     thread::sleep(Duration::from_millis(200));
     let used = || -> Outcome<(f64, f64)> {
         allocator::trim();
-        Ok((process::resident()? as f64, process::open_files()? as f64))
+        Ok((process::resident()? as f64, process::open_sockets()? as f64))
     };
-    let (bytes, files) = used()?;
+    let (bytes, sockets) = used()?;
     let crowd = primary.gather(count)?;
     // A sweep has to look at them all.
     thread::sleep(Duration::from_millis(200));
-    let (more_bytes, more_files) = used()?;
+    let (more_bytes, more_sockets) = used()?;
     drop(crowd);
     let each = |more: f64, before: f64| (more - before) / count as f64;
     Ok(json!({
         "connections": count,
         "bytesEach": each(more_bytes, bytes),
-        "descriptorsEach": each(more_files, files),
+        "descriptorsEach": each(more_sockets, sockets),
     }))
 }

@@ -31,7 +31,9 @@ pub fn resident() -> Outcome<u64> {
     Ok(kibibytes * 1024)
 }
 
-/// How many files are open.
-pub fn open_files() -> Outcome<usize> {
-    Ok(fs::read_dir("/proc/self/fd")?.count())
+/// How many sockets are open.
+pub fn open_sockets() -> Outcome<usize> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    Ok(targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count())
 }

@@ -54,6 +54,10 @@ pub struct Generator {
     under_way: usize,
     started: u64,
     begin: Instant,
+    /// When nothing more is started.
+    stop: Instant,
+    /// When something last came to an end.
+    last: Instant,
     held: Vec<OwnedFd>,
     buffer: Vec<u8>,
     outcome: Outcome,
@@ -81,6 +85,8 @@ impl Generator {
             under_way: 0,
             started: 0,
             begin: Instant::now(),
+            stop: Instant::now(),
+            last: Instant::now(),
             held: Vec::new(),
             buffer: vec![0; 128 * 1024],
             outcome: Outcome::new(),
@@ -92,14 +98,14 @@ impl Generator {
     /// Runs to the end and prints the outcome. When connections are held, it ends with stdin.
     pub fn run(mut self) -> io::Result<()> {
         self.begin = Instant::now();
-        let stop = self.begin + self.arguments.duration;
+        self.stop = self.begin + self.arguments.duration;
         let mut events = [EpollEvent::empty(); 256];
         loop {
             let now = Instant::now();
-            let starting = self.may_start() && (self.holds() || now < stop);
+            let starting = self.may_start() && (self.holds() || now < self.stop);
             if starting {
                 self.start(now);
-            } else if self.under_way == 0 || now > stop + DRAIN_TIME {
+            } else if self.under_way == 0 || now > self.stop + DRAIN_TIME {
                 break;
             }
             let ready = match self.epoll.wait(&mut events, PATIENCE_MS) {
@@ -117,8 +123,7 @@ impl Generator {
             }
         }
         // Connections that hang must not make the others look slow: they are counted as errors.
-        let whole = if self.under_way == 0 { Instant::now() } else { stop };
-        self.outcome.elapsed = whole - self.begin;
+        self.outcome.elapsed = self.last - self.begin;
         self.outcome.hung(self.under_way);
         println!("{}", self.outcome.to_json(&self.stickiness));
         io::stdout().flush()?;
@@ -273,7 +278,9 @@ impl Generator {
                 if response.status != expected {
                     return Err("wrong status");
                 }
-                self.outcome.answered(connection.since.elapsed());
+                let now = Instant::now();
+                self.last = now;
+                self.outcome.answered(now - connection.since);
                 if let Some(worker) = response.worker {
                     self.stickiness.note(connection.client, worker);
                 }
@@ -285,18 +292,22 @@ impl Generator {
                     // The end has come with the response: it need not be read.
                     return Ok(!flags.contains(EpollFlags::EPOLLRDHUP));
                 }
-                connection.since = Instant::now();
+                if now >= self.stop {
+                    connection.remaining = 1;
+                }
+                connection.since = now;
                 self.ask(connection)
             }
         }
     }
 
     fn end(&mut self, connection: Connection) {
+        self.last = Instant::now();
         self.outcome.connections += 1;
         if self.holds() {
             let _ = self.epoll.delete(&connection);
             self.held.push(connection.into());
-        } else if connection.remaining > 0 {
+        } else if connection.remaining > 0 && self.last < self.stop {
             // Some servers close after each response: what is left goes on another connection.
             self.outcome.early_closes += 1;
             let (client, remaining) = (connection.client, connection.remaining);

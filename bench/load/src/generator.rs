@@ -155,7 +155,12 @@ impl Generator {
             }
         } else {
             while self.under_way < self.arguments.concurrency && self.may_start() {
+                let before = self.under_way;
                 self.open(Instant::now());
+                // The server is gone, or this machine is out of something: others will end first.
+                if self.under_way == before {
+                    break;
+                }
             }
         }
     }

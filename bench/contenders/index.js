@@ -1,0 +1,86 @@
+'use strict'
+
+// Who takes part.
+
+const fs = require('node:fs')
+
+/**
+ * @typedef {object} Contender
+ * @property {string} name
+ * @property {string} program of this folder
+ * @property {string[]} [args]
+ * @property {string} sticky by what a client is known again, or 'no'
+ * @property {boolean} [behindProxy] takes clients from the header X-Forwarded-For
+ * @property {boolean} [proxies] holds two connections for each of a client
+ * @property {string} [remark]
+ */
+
+/** @type {Contender[]} */
+const contenders = [
+  { name: 'ours', program: 'balancer.js', args: ['../..'], sticky: 'address' },
+  {
+    name: 'original',
+    program: 'balancer.js',
+    args: ['original'],
+    sticky: 'address',
+    remark: 'sticky-listen 3.3.0, JavaScript',
+  },
+  { name: 'bare', program: 'node-cluster.js', args: ['none'], sticky: 'no', remark: 'node:cluster, SCHED_NONE' },
+  {
+    name: 'round-robin',
+    program: 'node-cluster.js',
+    args: ['rr'],
+    sticky: 'no',
+    remark: 'node:cluster, SCHED_RR (its default)',
+  },
+  { name: 'sticky-session', program: 'sticky-session.js', sticky: 'address' },
+  { name: 'sticky-cluster', program: 'sticky-cluster.js', sticky: 'address' },
+  {
+    name: '@socket.io/sticky',
+    program: 'socket-io-sticky.js',
+    sticky: 'socket.io session',
+    remark: 'its clients move here, as plain requests have no session; it closes after each response',
+  },
+  {
+    name: 'nginx',
+    program: 'proxy.js',
+    args: ['nginx'],
+    sticky: 'address',
+    proxies: true,
+    remark: 'ip_hash, 2 worker processes, upstream keep-alive, 2 Node servers',
+  },
+  {
+    name: 'haproxy',
+    program: 'proxy.js',
+    args: ['haproxy'],
+    sticky: 'address',
+    proxies: true,
+    remark: 'balance source, 2 threads, 2 Node servers',
+  },
+  {
+    name: 'ours-behind-proxy',
+    program: 'balancer.js',
+    args: ['../..', '--behind-proxy'],
+    sticky: 'X-Forwarded-For',
+    behindProxy: true,
+  },
+  {
+    name: 'original-behind-proxy',
+    program: 'balancer.js',
+    args: ['original', '--behind-proxy'],
+    sticky: 'X-Forwarded-For',
+    behindProxy: true,
+  },
+]
+
+/**
+ * Why a contender cannot take part here.
+ * @param {Contender} contender
+ */
+function missing({ proxies, name }) {
+  if (!proxies) return undefined
+  const found = (process.env.PATH ?? '').split(':').some((dir) => fs.existsSync(`${dir}/${name}`))
+  return found ? undefined : `${name} is not installed`
+}
+
+module.exports = { contenders, missing }

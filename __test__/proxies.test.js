@@ -1,0 +1,256 @@
+'use strict'
+
+// Behind real proxies, configured as examples/proxies says. These tests need nginx with its stream module,
+// HAProxy and Caddy; where one is missing, its tests fail.
+
+const assert = require('node:assert/strict')
+const http = require('node:http')
+const { json } = require('node:stream/consumers')
+const { test } = require('node:test')
+const { io } = require('socket.io-client')
+const { loopback, parallel } = require('./support/client')
+const { balanced } = require('./support/process')
+const { startProxy } = require('./support/proxies')
+
+const TIMEOUT = 60_000
+const WORKERS = 4
+
+// A fixed seed, so that who gets which slot is no matter of luck.
+const PATIENT = { seed: 'proxies.test.js', maxRetries: 400 }
+
+const FOR = { behindProxy: true }
+const FORWARDED = { behindProxy: true, cipHeader: 'forwarded' }
+const PROXY = { proxyProtocol: true }
+
+/** A balancer with its workers, and a proxy in front of it. */
+async function proxied(t, { file, changes, worker = 'proxied-worker.js', options, env }) {
+  const { primary, port: direct } = await balanced(t, {
+    workers: WORKERS,
+    worker,
+    options: { ...PATIENT, ...options },
+    env,
+  })
+  const port = await startProxy(t, file, direct, changes)
+  return { primary, direct, port }
+}
+
+/** One request of the nth client, and what its worker says. */
+function ask(port, n, { agent = false, headers, localAddress = loopback(n) } = {}) {
+  return new Promise((resolve, reject) => {
+    const options = { host: '127.0.0.1', port, agent, localAddress, headers: { 'x-test-client': n, ...headers } }
+    const sent = http.get(options, (response) => {
+      const { localPort } = response.socket
+      const { statusCode: status } = response
+      json(response).then((answer) => resolve({ status, localPort, ...answer }), reject)
+    })
+    sent.on('error', reject)
+  })
+}
+
+/** Counts per worker are even: below the upper 0.1 % point for 3 degrees of freedom. */
+function assertEven(counts) {
+  assert.equal(counts.length, WORKERS)
+  const expected = counts.reduce((sum, count) => sum + count) / WORKERS
+  const chiSquare = counts.reduce((sum, count) => sum + (count - expected) ** 2 / expected, 0)
+  assert.ok(chiSquare < 16.3, `chi-square is ${chiSquare} for ${counts}`)
+}
+
+// ---- Every client has its worker ----
+
+const CLIENTS = 500
+
+// Names that a client may give itself; not the same ones every time.
+const lies = (n) => ({ 'x-forwarded-for': `203.0.113.${n % 256}`, forwarded: `for="[2001:db8::${n % 10_000}]"` })
+
+const SINGLE = [
+  ['nginx-x-forwarded-for.conf', FOR],
+  // As its comment proposes. All clients are at loopback addresses here, and only one of these is a proxy.
+  ['nginx-x-forwarded-for.conf', { ...FOR, trustProxy: 1 }, [['For $remote_addr', 'For $proxy_add_x_forwarded_for']]],
+  [
+    'nginx-x-forwarded-for.conf',
+    { ...FOR, trustProxy: ['127.0.0.1', '192.0.2.0/24'] },
+    [['For $remote_addr', 'For $proxy_add_x_forwarded_for']],
+  ],
+  ['nginx-forwarded.conf', FORWARDED],
+  ['nginx-proxy-protocol.conf', PROXY],
+  ['haproxy-x-forwarded-for.cfg', FOR],
+  // As its comments propose.
+  [
+    'haproxy-x-forwarded-for.cfg',
+    { ...FOR, trustProxy: 1 },
+    [
+      ['    http-request del-header X-Forwarded-For', ''],
+      ['option http-server-close', 'http-reuse never'],
+    ],
+  ],
+  ['haproxy-forwarded.cfg', FORWARDED],
+  ['haproxy-proxy-protocol-v1.cfg', PROXY],
+  ['haproxy-proxy-protocol-v2.cfg', PROXY],
+  ['Caddyfile', FOR],
+]
+
+for (const [file, options, changes] of SINGLE) {
+  const title = `${file}, ${JSON.stringify(options)}: ${CLIENTS} clients, none moves`
+  test(title, { timeout: TIMEOUT }, async (t) => {
+    const { primary, port } = await proxied(t, { file, changes, options })
+    const workers = []
+    await parallel(CLIENTS, 16, async (n) => {
+      const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+      try {
+        const answers = [
+          // On one connection, as long as the proxy keeps it; then on others.
+          await ask(port, n, { agent }),
+          await ask(port, n, { agent, headers: lies(n) }),
+          await ask(port, n),
+          await ask(port, n, { headers: lies(7 * n) }),
+        ]
+        for (const { status, pid, clients, address, port: remotePort, family, proxy, localPort } of answers) {
+          assert.equal(status, 200)
+          assert.equal(pid, answers[0].pid, `client ${n} reached another worker`)
+          assert.equal(clients, 1, 'a connection from the proxy is of one client')
+          assert.equal(family, 'IPv4')
+          if (options.proxyProtocol) {
+            assert.deepEqual([address, remotePort], [loopback(n), localPort])
+            assert.deepEqual([proxy.address, proxy.family], ['127.0.0.1', 'IPv4'])
+            assert.notEqual(proxy.port, remotePort)
+          } else {
+            assert.deepEqual([address, proxy], ['127.0.0.1', undefined])
+          }
+        }
+        workers[n] = answers[0].pid
+      } finally {
+        agent.destroy()
+      }
+    })
+    const counts = new Map()
+    for (const pid of workers) counts.set(pid, (counts.get(pid) ?? 0) + 1)
+    assertEven([...counts.values()])
+    const { rejected, refused } = await primary.call('stats')
+    // One that only asked whether the proxy listens, perhaps.
+    assert.deepEqual([rejected, refused], [0, 0])
+  })
+}
+
+// ---- socket.io ----
+
+const SESSIONS = 40
+const ECHOES = 10
+
+/**
+ * Some clients of socket.io, which say something now and then; all of it must reach the same worker.
+ * @param {number} port
+ * @param {{ transports: string[], upgraded?: boolean }} expected
+ */
+async function talk(port, { transports, upgraded }) {
+  const workers = new Set()
+  await parallel(SESSIONS, SESSIONS, async (n) => {
+    // A connection for each request: that they reach the same worker all the same is what is tried.
+    const agent = new http.Agent({ keepAlive: false, localAddress: loopback(n) })
+    const socket = io(`http://127.0.0.1:${port}`, { transports, agent, forceNew: true, reconnection: false })
+    try {
+      await new Promise((resolve, reject) => {
+        socket.once('connect', resolve)
+        socket.once('connect_error', reject)
+      })
+      const lost = new Promise((_, reject) => {
+        socket.once('disconnect', (reason, details) => reject(new Error(`client ${n}: ${reason} ${details?.message}`)))
+      })
+      lost.catch(() => {})
+      const { engine } = socket.io
+      if (upgraded && engine.transport.name !== 'websocket') {
+        await Promise.race([lost, new Promise((resolve) => engine.once('upgrade', resolve))])
+      }
+      let worker
+      for (let echo = 0; echo < ECHOES; echo++) {
+        const text = `${n} says ${echo}`
+        const answer = await Promise.race([lost, socket.emitWithAck('echo', text)])
+        worker ??= answer.pid
+        assert.deepEqual(answer, { text, pid: worker, unknown: 0 })
+      }
+      assert.equal(engine.transport.name, upgraded ? 'websocket' : 'polling')
+      workers.add(worker)
+    } finally {
+      socket.disconnect()
+      agent.destroy()
+    }
+  })
+  assert.equal(workers.size, WORKERS)
+}
+
+const HTTP = [
+  ['nginx-x-forwarded-for.conf', FOR],
+  ['nginx-forwarded.conf', FORWARDED],
+  ['haproxy-x-forwarded-for.cfg', FOR],
+  ['haproxy-forwarded.cfg', FORWARDED],
+  ['Caddyfile', FOR],
+]
+
+for (const [file, options] of HTTP) {
+  test(`${file}: socket.io sessions survive, long-polling and upgraded`, { timeout: TIMEOUT }, async (t) => {
+    const { port } = await proxied(t, { file, worker: 'proxied-socket-io.js', options })
+    await talk(port, { transports: ['polling'] })
+    await talk(port, { transports: ['polling', 'websocket'], upgraded: true })
+  })
+}
+
+// ---- Pools ----
+
+const SHARING = 100
+const SETTLING = 1000
+const MEASURED = 3000
+
+/**
+ * The share of requests that another worker answers than the client's own, which is the one that a request
+ * without a pool reaches; first while the pool settles, then from there on.
+ */
+async function misrouted(t, { file, changes, env }) {
+  const { port, direct } = await proxied(t, { file, changes, options: FOR, env })
+  const own = []
+  await parallel(SHARING, 16, async (n) => {
+    own[n] = (await ask(direct, n, { headers: { 'x-forwarded-for': loopback(n) } })).pid
+  })
+  assert.equal(new Set(own).size, WORKERS)
+  const agents = own.map(() => new http.Agent({ keepAlive: true, maxSockets: 1 }))
+  t.after(() => {
+    for (const agent of agents) agent.destroy()
+  })
+  const share = async (requests) => {
+    let elsewhere = 0
+    await parallel(requests, 16, async (request) => {
+      // Not in turn, as that could keep step with the pool.
+      const n = (request * 37) % SHARING
+      const { status, pid } = await ask(port, n, { agent: agents[n] })
+      assert.equal(status, 200)
+      if (pid !== own[n]) elsewhere++
+    })
+    return elsewhere / requests
+  }
+  return { first: await share(SETTLING), settled: await share(MEASURED) }
+}
+
+const percent = (share) => `${(100 * share).toFixed(2)} %`
+
+const POOLS = [
+  ['nginx-pooled.conf', []],
+  // What HAProxy does by itself.
+  ['haproxy-x-forwarded-for.cfg', [['option http-server-close', '']]],
+]
+
+for (const [file, changes] of POOLS) {
+  const name = file.match(/^[a-z]+/)[0]
+  test(`a pool of ${name} settles: requests reach their own workers`, { timeout: TIMEOUT }, async (t) => {
+    const { first, settled } = await misrouted(t, { file, changes })
+    t.diagnostic(
+      `misrouted: ${percent(first)} of the first ${SETTLING} requests, ${percent(settled)} of the next ${MEASURED}`,
+    )
+    assert.ok(settled <= 0.02, percent(settled))
+  })
+
+  test(`a pool of ${name} that is kept, to compare: most requests go astray`, { timeout: TIMEOUT }, async (t) => {
+    const { first, settled } = await misrouted(t, { file, changes, env: { STICKY_TEST_KEEP_ALIVE: 'always' } })
+    t.diagnostic(
+      `misrouted: ${percent(first)} of the first ${SETTLING} requests, ${percent(settled)} of the next ${MEASURED}`,
+    )
+    assert.ok(settled > 0.3, percent(settled))
+  })
+}

@@ -2,7 +2,7 @@
 
 import type { ChildProcess } from 'node:child_process'
 import type { Worker } from 'node:cluster'
-import type { Server } from 'node:net'
+import type { Server, Socket } from 'node:net'
 
 /**
  * Sends every connection to the same worker as all others of its client.
@@ -44,7 +44,13 @@ declare namespace sticky {
    * emitted once a balancer is known, or after 250 ms without one, and `server.address()` is the
    * balancer's. `server.close()` takes no more connections, gives those that were not yet taken to
    * other workers, and calls back when the rest have ended. A worker that its manager disconnects keeps
-   * its open connections, takes no new ones, and ends; an HTTP connection ends with its next response.
+   * its open connections, takes no new ones, and ends.
+   *
+   * An HTTP/1 connection that is kept open ends with its next response (`Connection: close`) when the
+   * worker was disconnected or serves no slot any more, as others do in its place; and, with
+   * `behindProxy` and a plain `http.Server`, when its request is of a client whose slot another worker
+   * serves. That happens when a proxy sends requests of several clients on one connection; for a
+   * minute after each such request all connections end so.
    *
    * @param server any `net.Server`: of `http`, `https`, `http2`, `net` or `tls`
    * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: not a server
@@ -54,6 +60,24 @@ declare namespace sticky {
    * @since 1.0.0
    */
   function listen(server: Server, options?: ListenOptions): true
+
+  /**
+   * In a worker: the address of the proxy through which a connection came that it named another client of
+   * (the option `proxyProtocol`), as `socket.remoteAddress` and its kind are the client's then. Its properties
+   * are missing when the proxy came through a unix socket.
+   *
+   * @param socket of `net`, `tls`, an HTTP/1 request (`request.socket`), or an HTTP/2 session or stream's
+   * session (`session.socket`)
+   * @returns `undefined` for any other connection, and once the socket is closed
+   * @since 4.0.0
+   */
+  function proxyAddress(socket: Socket): ProxyAddress | undefined
+
+  interface ProxyAddress {
+    address?: string
+    port?: number
+    family?: string
+  }
 
   /**
    * Returns the workers that can take connections now. Its length is the number of slots, and a
@@ -124,6 +148,71 @@ declare namespace sticky {
     maxPending?: number
 
     /**
+     * Whether the header `cipHeader` of a connection's first request names its client. Without it, or where
+     * it is not found, the peer's own address does: in a TLS or HTTP/2 connection, in what is no HTTP,
+     * beyond `headerTimeout` and `maxHeaderSize`. The worker gets every byte.
+     *
+     * @default false
+     * @see docs/behind-a-proxy.md
+     * @since 1.0.0
+     */
+    behindProxy?: boolean
+
+    /**
+     * The header that names the client, in any case. Of a list of addresses, as `X-Forwarded-For` is, the
+     * left-most counts, or the one that `trustProxy` leads to; with or without port, quotation marks and
+     * brackets. Of `forwarded` the `for` parameters are read (RFC 7239). A value without any address is
+     * a name: it is hashed as it stands.
+     *
+     * @default 'x-forwarded-for'
+     * @since 1.0.0
+     */
+    cipHeader?: string
+
+    /**
+     * Whose word counts, as Express has it. A number: this many stations, of which the peer is the first; 1
+     * takes the right-most address of the header, 0 the peer. Networks (addresses, CIDRs, `'loopback'`,
+     * `'linklocal'`, `'uniquelocal'`; an array, or a string with commas): the right-most address outside
+     * them; a peer outside them is its own client, whatever it says, and may not speak the PROXY
+     * protocol. A peer on a unix socket is trusted.
+     *
+     * @default everybody's: anybody can claim to be any client
+     * @since 4.0.0
+     */
+    trustProxy?: number | string | string[]
+
+    /**
+     * Milliseconds for what identifies a client to arrive, 1 to 2147483647. Then the peer's address decides;
+     * where a PROXY header is required, the connection is closed.
+     *
+     * @default 10000
+     * @since 4.0.0
+     */
+    headerTimeout?: number
+
+    /**
+     * Bytes of a request's head, and of a PROXY header, that are looked at, 256 to 1048576. Beyond them as
+     * for `headerTimeout`.
+     *
+     * @default 16384
+     * @since 4.0.0
+     */
+    maxHeaderSize?: number
+
+    /**
+     * Whether every connection begins with a PROXY protocol header, of version 1 or 2, which names the
+     * client. The worker does not see it: there `socket.remoteAddress`, `remotePort` and `remoteFamily`
+     * are the client's, and `proxyAddress(socket)` is the proxy. Where the header names nobody (`LOCAL`,
+     * `UNKNOWN`, a unix socket), the peer is the client. A connection without a valid header is
+     * closed, and counted as `rejected`. Together with `behindProxy`, the request's header decides the
+     * slot, and this address is its peer.
+     *
+     * @default false
+     * @since 4.0.0
+     */
+    proxyProtocol?: boolean
+
+    /**
      * Which servers of the workers take the connections: those that listen under the same name.
      *
      * @default 'default'
@@ -154,9 +243,13 @@ declare namespace sticky {
     redelivered: number
     /** Connections answered with 502 or 503, or closed for lack of file descriptors. */
     refused: number
+    /** Connections closed for want of a valid PROXY header. */
+    rejected: number
     /** Connections whose client left, or stopped sending, while they waited for a worker. */
     gone: number
-    /** Connections not sent yet. */
+    /** Connections whose client is not known yet. */
+    identifying: number
+    /** Connections not sent yet, whose client is known. */
     waiting: number
     slots: SlotStats[]
   }

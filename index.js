@@ -1,6 +1,7 @@
 'use strict'
 
 const { Balancer } = require('./lib/primary/balancer')
+const { proxyAddress } = require('./lib/worker/adopted')
 const { listen } = require('./lib/worker/listen')
 
 /**
@@ -11,4 +12,4 @@ function createBalancer(activeWorkers, options) {
   return new Balancer(activeWorkers, options)
 }
 
-module.exports = { Balancer, createBalancer, listen }
+module.exports = { Balancer, createBalancer, listen, proxyAddress }

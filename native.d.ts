@@ -40,10 +40,21 @@ export declare class Balancer {
   dispose(): void
 }
 
+/** The balancer's rules, in a worker. */
+export declare class Identifier {
+  /** Rules for requests. */
+  constructor(identity: Identity)
+  /**
+   * The slot of the client of a request that came from `peer` (an address, or nothing for a unix
+   * socket) with these lines of the header, or -1 when there are no slots.
+   */
+  slot(peer: string | undefined | null, lines: Array<Buffer>, slots: number): number
+}
+
 /** See [`Native`]. */
 export declare class Intake {
   /** Takes over a copy of the channel `fd` and says hello to the primary. */
-  constructor(fd: number, onConnections: (arg: Array<number> | undefined | null) => void)
+  constructor(fd: number, onConnections: (arg0?: Array<number> | undefined | null, arg1?: Array<Source | undefined | null> | undefined | null) => void)
   /**
    * Takes over what the callback was called with, which none may touch before. `false`: the
    * channel has ended, and it must be closed untouched.
@@ -55,10 +66,14 @@ export declare class Intake {
 
 /** Validated options. */
 export interface BalancerOptions {
-  /** 16 bytes. */
-  key: Uint8Array
-  /** 1 to 128. */
-  ipv6Prefix: number
+  /** Who a client is. */
+  identity: Identity
+  /** Whether connections begin with a PROXY header. */
+  proxyProtocol: boolean
+  /** Milliseconds, to look for what identifies a client. */
+  headerTimeout: number
+  /** Bytes, likewise. */
+  maxHeaderSize: number
   /** Connections per slot. */
   maxPending: number
   /** Milliseconds; `Infinity` is for ever. */
@@ -66,6 +81,23 @@ export interface BalancerOptions {
   /** Milliseconds. */
   retryDelay: number
 }
+
+/** Validated options that say who a client is. */
+export interface Identity {
+  /** 16 bytes. */
+  key: Uint8Array
+  /** 1 to 128. */
+  ipv6Prefix: number
+  /** The header that names clients, if one does. */
+  header?: string
+  /** How many hops are trusted. */
+  hops?: number
+  /** Or which networks. */
+  networks?: Array<string>
+}
+
+/** Whether a word can stand in the option `trustProxy`. */
+export declare function isNetwork(word: string): boolean
 
 /** The word of `known` nearest to `word`, or nothing when there are none. */
 export declare function nearest(word: string, known: Array<string>): string | null
@@ -96,6 +128,16 @@ export interface SlotStats {
   adopted: number
 }
 
+/** Where a connection comes from that a proxy speaks for. */
+export interface Source {
+  /** Its address. */
+  address: string
+  /** Its port. */
+  port: number
+  /** `IPv4` or `IPv6`. */
+  family: string
+}
+
 /** Counters. */
 export interface Stats {
   /** Connections accepted. */
@@ -110,6 +152,10 @@ export interface Stats {
   refused: number
   /** Connections whose client left first. */
   gone: number
+  /** Connections closed for want of a PROXY header. */
+  rejected: number
+  /** Connections whose client is not known yet. */
+  identifying: number
   /** Connections not sent yet. */
   waiting: number
   /** The same per slot. */

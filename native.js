@@ -836,6 +836,8 @@ function __napiStampBindingTarget(exportsObject, target) {
 module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __napiLoadedBindingTarget)
 module.exports = nativeBinding
 module.exports.Balancer = nativeBinding.Balancer
+module.exports.Identifier = nativeBinding.Identifier
 module.exports.Intake = nativeBinding.Intake
+module.exports.isNetwork = nativeBinding.isNetwork
 module.exports.nearest = nativeBinding.nearest
 module.exports.PENDING = nativeBinding.PENDING

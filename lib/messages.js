@@ -7,11 +7,13 @@
 //   worker  → primary   closed      that server does not any more
 //   primary → worker    query       who listens? (asked of a worker that may have said so before
 //                                   anybody heard)
-//   primary → worker    channel     with a handle: the private channel for that server
+//   primary → worker    channel     with a handle: the private channel for that server, and how its
+//                                   balancer tells clients apart
+//   primary → worker    slots       which slots of how many that server's worker serves now
 
 // Goes with the words above and with the channel's own; both sides are usually of one version, but a
 // worker may outlive an upgrade on disk.
-const VERSION = 1
+const VERSION = 2
 
 const PREFIX = 'sticky-listen:'
 
@@ -19,8 +21,12 @@ const PREFIX = 'sticky-listen:'
  * @typedef {{ cmd: 'sticky-listen:listening', version: number, name: string, listener: number }} Listening
  * @typedef {{ cmd: 'sticky-listen:closed', listener: number }} Closed
  * @typedef {{ cmd: 'sticky-listen:query' }} Query
- * @typedef {{ cmd: 'sticky-listen:channel', listener: number, pipe: boolean, address: Address }} Channel
+ * @typedef {{ cmd: 'sticky-listen:channel', listener: number, feed: number, pipe: boolean,
+ *   address: Address, identity: Identity | null }} Channel
+ * @typedef {{ cmd: 'sticky-listen:slots', listener: number, feed: number, slots: number, own: number[] }} Slots
  * @typedef {import('node:net').AddressInfo | string | null} Address as of `server.address()`
+ * @typedef {{ key: string, ipv6Prefix: number, header: string, hops?: number, networks?: string[] }} Identity
+ *   how a balancer tells clients apart by their requests, with its key in base64
  */
 
 /**
@@ -40,21 +46,25 @@ const closed = (listener) => ({ cmd: `${PREFIX}closed`, listener })
 const query = () => ({ cmd: `${PREFIX}query` })
 
 /**
- * @param {number} listener
- * @param {boolean} pipe whether the connections are of a unix socket
- * @param {Address} address
+ * @param {Omit<Channel, 'cmd'>} content
  * @returns {Channel}
  */
-const channel = (listener, pipe, address) => ({ cmd: `${PREFIX}channel`, listener, pipe, address })
+const channel = (content) => ({ cmd: `${PREFIX}channel`, ...content })
+
+/**
+ * @param {Omit<Slots, 'cmd'>} content
+ * @returns {Slots}
+ */
+const slots = (content) => ({ cmd: `${PREFIX}slots`, ...content })
 
 /**
  * The message if it is one of ours.
  * @param {any} message
- * @returns {Listening | Closed | Query | Channel | undefined}
+ * @returns {Listening | Closed | Query | Channel | Slots | undefined}
  */
 function parse(message) {
   const cmd = message?.cmd
   return typeof cmd === 'string' && cmd.startsWith(PREFIX) ? message : undefined
 }
 
-module.exports = { VERSION, channel, closed, listening, parse, query }
+module.exports = { VERSION, channel, closed, listening, parse, query, slots }

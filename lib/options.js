@@ -21,6 +21,17 @@ const MAX_DELAY = 2 ** 31 - 1
  * @property {number} ipv6Prefix
  * @property {number} maxPending
  * @property {string} name
+ * @property {boolean} behindProxy
+ * @property {string} cipHeader
+ * @property {Trust} trustProxy
+ * @property {number} headerTimeout
+ * @property {number} maxHeaderSize
+ * @property {boolean} proxyProtocol
+ */
+
+/**
+ * Whose word about a client counts: everybody's, if it says nothing.
+ * @typedef {{ hops?: number, networks?: string[] }} Trust
  */
 
 /**
@@ -35,6 +46,12 @@ const BALANCER_CHECKS = {
   ipv6Prefix: (value, name) => checkInteger(value, name, 1, 128),
   maxPending: (value, name) => checkInteger(value, name, 1, 2 ** 32 - 1),
   name: checkName,
+  behindProxy: checkBoolean,
+  cipHeader: checkHeader,
+  trustProxy: checkTrust,
+  headerTimeout: (value, name) => checkNumber(value, name, 1, MAX_DELAY),
+  maxHeaderSize: (value, name) => checkInteger(value, name, 256, 2 ** 20),
+  proxyProtocol: checkBoolean,
 }
 
 /** @type {typeof BALANCER_CHECKS} */
@@ -63,6 +80,12 @@ function balancerOptions(first, second) {
     ipv6Prefix: 128,
     maxPending: 1024,
     name: DEFAULT_NAME,
+    behindProxy: false,
+    cipHeader: 'x-forwarded-for',
+    trustProxy: {},
+    headerTimeout: 10_000,
+    maxHeaderSize: 16 * 1024,
+    proxyProtocol: false,
     ...(positional ? { activeWorkers: positional } : {}),
     ...rest,
     key: seed,
@@ -166,6 +189,50 @@ function checkName(value, name) {
   if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
   if (value === '') throw invalidArgValue(name, value, 'must not be empty')
   return value
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ */
+function checkBoolean(value, name) {
+  if (typeof value !== 'boolean') throw invalidArgType(name, 'of type boolean', value)
+  return value
+}
+
+// The token of RFC 9110, 5.6.2.
+const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ */
+function checkHeader(value, name) {
+  if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
+  if (!HEADER_NAME.test(value)) throw invalidArgValue(name, value, 'must be the name of a header')
+  return value.toLowerCase()
+}
+
+/**
+ * As Express has it: a number of hops, or networks, in an array or between commas.
+ * @param {unknown} value
+ * @param {string} name
+ * @returns {Trust}
+ */
+function checkTrust(value, name) {
+  if (typeof value === 'number') return { hops: checkInteger(value, name, 0, 2 ** 32 - 1) }
+  if (typeof value !== 'string' && !Array.isArray(value)) {
+    throw invalidArgType(name, 'a number of hops, a string, or an array of strings', value)
+  }
+  const words = typeof value === 'string' ? value.split(',').map((word) => word.trim()) : value
+  for (const word of words) {
+    if (typeof word !== 'string') throw invalidArgType(`${name}[]`, 'of type string', word)
+    if (!native.isNetwork(word)) {
+      const expected = "must be an address, a CIDR, 'loopback', 'linklocal' or 'uniquelocal'"
+      throw invalidArgValue(`${name}[]`, word, expected)
+    }
+  }
+  return { networks: words }
 }
 
 module.exports = { balancerOptions, listenOptions }

@@ -11,7 +11,17 @@ const { Session } = require('./session')
 
 /** @typedef {InstanceType<typeof Session>} BalancerSession */
 
-const NO_STATS = { accepted: 0, delivered: 0, adopted: 0, redelivered: 0, refused: 0, gone: 0, waiting: 0 }
+const NO_STATS = {
+  accepted: 0,
+  delivered: 0,
+  adopted: 0,
+  redelivered: 0,
+  refused: 0,
+  rejected: 0,
+  gone: 0,
+  identifying: 0,
+  waiting: 0,
+}
 
 class Balancer extends net.Server {
   /** @type {BalancerSession | undefined} of the latest listen() */
@@ -70,15 +80,9 @@ function clusterTable(name) {
  * @param {typeof NO_STATS} b
  */
 function sum(a, b) {
-  return {
-    accepted: a.accepted + b.accepted,
-    delivered: a.delivered + b.delivered,
-    adopted: a.adopted + b.adopted,
-    redelivered: a.redelivered + b.redelivered,
-    refused: a.refused + b.refused,
-    gone: a.gone + b.gone,
-    waiting: a.waiting + b.waiting,
-  }
+  const total = { ...a }
+  for (const counter of /** @type {(keyof typeof NO_STATS)[]} */ (Object.keys(a))) total[counter] += b[counter]
+  return total
 }
 
 module.exports = { Balancer }

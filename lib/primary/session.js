@@ -17,11 +17,16 @@ const { workers } = require('./workers')
 // connection waits in an empty slot, the table is read every `retryDelay` as well.
 const REFRESH_INTERVAL = 1000
 
+// Workers know a channel by this: the native side's numbers are each balancer's own.
+let lastFeed = 0
+
 /**
  * @typedef {object} Channel
+ * @property {number} feed the worker's name for it
  * @property {Member} member
  * @property {number} listener the number of the worker's server
  * @property {InstanceType<typeof HandOver>} handOver
+ * @property {string} told which slots the worker was last told to serve
  */
 
 class Session {
@@ -30,6 +35,8 @@ class Session {
   #activeWorkers
   #onEnd
   #native
+  /** @type {messages.Identity | null} for workers, if connections are of the client that requests name */
+  #identity = null
   /** @type {Map<number, Channel>} by its number */
   #channels = new Map()
   /** @type {Map<Member, number>} the newest channel of each worker */
@@ -61,11 +68,14 @@ class Session {
     this.#onEnd = onEnd
     this.#options = options
     this.#activeWorkers = activeWorkers
-    const { key, ipv6Prefix, maxPending, maxRetries, retryDelay } = options
+    const { key, ipv6Prefix, behindProxy, cipHeader, trustProxy, maxRetries, retryDelay, ...rest } = options
+    const identity = { ipv6Prefix, header: behindProxy ? cipHeader : undefined, ...trustProxy }
+    if (behindProxy) this.#identity = { ...identity, header: cipHeader, key: key.toString('base64') }
     // Infinity times 0 is no patience, as 0 means none.
     const patience = retryDelay === 0 ? 0 : maxRetries * retryDelay
-    this.#native = new native.Balancer({ key, ipv6Prefix, maxPending, patience, retryDelay }, (kind, channel, detail) =>
-      this.#onReport(kind, channel, detail),
+    this.#native = new native.Balancer(
+      { identity: { ...identity, key }, patience, retryDelay, ...rest },
+      (kind, channel, detail) => this.#onReport(kind, channel, detail),
     )
   }
 
@@ -145,6 +155,21 @@ class Session {
     debug('slots: %j', table)
     this.#table = table
     this.#native.setTable(table)
+    this.#tellSlots()
+  }
+
+  /** Tells each worker which slots it serves now, if that has changed. */
+  #tellSlots() {
+    const serving = this.#native.stats().slots.map(({ channel }) => channel)
+    for (const [number, channel] of this.#channels) {
+      const own = serving.flatMap((other, slot) => (other === number ? [slot] : []))
+      const told = `${own} of ${serving.length}`
+      // One that has served none yet has nothing to learn.
+      if (told === channel.told || (own.length === 0 && channel.told === '')) continue
+      channel.told = told
+      const { member, listener, feed } = channel
+      member.send(messages.slots({ listener, feed, slots: serving.length, own }))
+    }
   }
 
   /**
@@ -184,10 +209,12 @@ class Session {
     }
     const handOver = new HandOver(opened.fd)
     this.#handOvers.set(member, handOver)
-    this.#channels.set(opened.channel, { member, listener, handOver })
+    const feed = ++lastFeed
+    this.#channels.set(opened.channel, { feed, member, listener, handOver, told: '' })
     this.#channelOf.set(member, opened.channel)
     debug('worker %d: offered channel %d', member.pid, opened.channel)
-    member.send(messages.channel(listener, this.#pipe, this.#address), handOver)
+    const content = { listener, feed, pipe: this.#pipe, address: this.#address, identity: this.#identity }
+    member.send(messages.channel(content), handOver)
   }
 
   /**
@@ -215,6 +242,7 @@ class Session {
     } else if (kind === 'opened' && channel) {
       debug('worker %d: channel %d is open', channel.member.pid, number)
       channel.handOver.release()
+      this.#tellSlots()
     } else if (kind === 'ended' && channel) {
       debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
       this.#onEnded(number, channel, detail)
@@ -237,6 +265,7 @@ class Session {
     // A worker that was only too busy to say hello gets another channel; any other has to listen anew.
     if (why !== 'silent') member.forget(listener)
     this.#refresh()
+    this.#tellSlots()
   }
 
   #end() {

@@ -6,9 +6,14 @@
 const fs = require('node:fs')
 const net = require('node:net')
 const debug = require('../debug')
+const { mark } = require('./adopted')
 const native = require('../../native')
 
-/** @typedef {import('../messages').Address} Address */
+/**
+ * @typedef {import('../messages').Address} Address
+ * @typedef {InstanceType<typeof import('./feed').Feed>} Feed
+ * @typedef {(import('../../native').Source | undefined | null)[] | undefined | null} Sources
+ */
 
 // Node's number for a handle that is a connection, in TCP and Pipe alike.
 const SOCKET = 0
@@ -44,6 +49,23 @@ function open(fd, Connection) {
   fs.closeSync(fd)
 }
 
+/**
+ * @param {number[]} fds
+ * @param {Sources} sources
+ * @param {any} Connection
+ * @param {Feed} feed
+ */
+function openAll(fds, sources, Connection, feed) {
+  const clients = []
+  for (let n = 0; n < fds.length; n++) {
+    const client = open(fds[n], Connection)
+    if (!client) continue
+    mark(client, feed, sources?.[n])
+    clients.push(client)
+  }
+  return clients
+}
+
 /** @param {any} client */
 function peerOf(client) {
   const peer = {}
@@ -76,15 +98,18 @@ class IntakeHandle {
    * Takes connections from a balancer.
    * @param {any} channel the Pipe handle that came with the message
    * @param {boolean} pipe whether its connections are of a unix socket
+   * @param {Feed} feed
+   * @param {() => void} onEnd called when the balancer closes the channel
    */
-  feed(channel, pipe) {
+  feed(channel, pipe, feed, onEnd) {
     const Connection = pipe ? channel.constructor : tcpHandle()
-    const intake = new native.Intake(channel.fd, (fds) => {
+    const intake = new native.Intake(channel.fd, (fds, sources) => {
       if (fds) {
-        this.#receive(intake, fds, Connection)
+        this.#receive(intake, openAll(fds, sources, Connection, feed))
       } else {
         debug('a balancer closed its channel')
         this.#intakes.delete(intake)
+        onEnd()
       }
     })
     this.#intakes.add(intake)
@@ -92,15 +117,9 @@ class IntakeHandle {
 
   /**
    * @param {native.Intake} intake
-   * @param {number[]} fds
-   * @param {any} Connection
+   * @param {any[]} clients
    */
-  #receive(intake, fds, Connection) {
-    const clients = []
-    for (const fd of fds) {
-      const client = open(fd, Connection)
-      if (client) clients.push(client)
-    }
+  #receive(intake, clients) {
     // Before the acknowledgement, so that a connection which a killed worker had taken is always in
     // its log.
     if (debug.enabled) for (const client of clients) debug('adopting %j', peerOf(client))

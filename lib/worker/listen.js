@@ -8,7 +8,9 @@ const debug = require('../debug')
 const { invalidArgType, nameTaken, notAWorker, serverAlreadyListens } = require('../errors')
 const messages = require('../messages')
 const { listenOptions } = require('../options')
+const { Feed } = require('./feed')
 const { IntakeHandle } = require('./intake-handle')
+const { KeptConnections } = require('./kept-connections')
 
 // 'listening' waits for the first balancer, so that address() is known by then; but no longer than
 // this, in milliseconds, as a manager may start its balancer only when all workers have said they
@@ -25,6 +27,9 @@ class Listener {
   #handle
   #announced = false
   #addressed = false
+  #kept
+  /** @type {Map<number, InstanceType<typeof Feed>>} by the primary's number */
+  #feeds = new Map()
   /** @type {NodeJS.Timeout} */
   #timer
 
@@ -36,6 +41,7 @@ class Listener {
     this.name = name
     this.number = ++lastNumber
     this.#server = server
+    this.#kept = new KeptConnections(server)
     this.#handle = new IntakeHandle(() => this.#onClose())
     server._handle = this.#handle
     // Of an earlier balancer at a unix path.
@@ -51,27 +57,32 @@ class Listener {
    * @param {messages.Channel} message
    * @param {any} channel
    */
-  feed({ pipe, address }, channel) {
+  feed({ feed: number, pipe, address, identity }, channel) {
     debug('%j: fed by the balancer at %j', this.name, address)
     // First, as a connection may wait in the channel already.
     this.#listening(address)
     try {
-      this.#handle.feed(channel, pipe)
+      const feed = new Feed(identity)
+      this.#handle.feed(channel, pipe, feed, () => this.#feeds.delete(number))
+      this.#feeds.set(number, feed)
+      if (feed.identifies) this.#kept.watch()
     } catch (error) {
       // No descriptors left, say. The primary gives up the channel and offers another.
       debug('%j: channel failed: %s', this.name, error)
     }
   }
 
+  /** @param {messages.Slots} message */
+  serve({ feed: number, slots, own }) {
+    const feed = this.#feeds.get(number)
+    feed?.serve(slots, own)
+    if (feed?.replaced) this.#kept.watch()
+  }
+
   /** Takes no more connections, and ends those it has when they have been served. */
   letGo() {
     this.#handle.stop()
-    // An HTTP connection that is kept open goes on bringing requests here, though its client belongs to
-    // another worker by now: so the next response is its last.
-    if (typeof this.#server.closeIdleConnections !== 'function') return
-    this.#server.prependListener('request', (/** @type {any} */ _request, /** @type {any} */ response) => {
-      response.shouldKeepAlive = false
-    })
+    this.#kept.leave()
   }
 
   /**
@@ -104,6 +115,7 @@ class Listener {
 
   #onClose() {
     clearTimeout(this.#timer)
+    this.#kept.close()
     listeners.delete(this.number)
     send(messages.closed(this.number))
     if (listeners.size === 0) ignorePrimary()
@@ -151,6 +163,8 @@ function onMessage(data, handle) {
     listeners.get(message.listener)?.feed(message, handle)
     // Its descriptor was copied. Where nobody wanted it, the primary gives up waiting for a hello.
     handle.close()
+  } else if (message?.cmd === 'sticky-listen:slots') {
+    listeners.get(message.listener)?.serve(message)
   }
 }
 

@@ -5,7 +5,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned |
-//! | 1 | 1 | zero |
+//! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; else zero |
 //! | 2 | 2 | count: the version in a hello, else connections; zero in adopted |
 //! | 4 | 4 | zero |
 //! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; zero in a hello |
@@ -15,7 +15,7 @@
 //! adopted (all up to and including the number) and what it could not receive (returned).
 
 /// The version of these words. The two ends must agree on it.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a frame.
 pub const FRAME_LEN: usize = 16;
@@ -38,6 +38,8 @@ pub enum Frame {
         first: u64,
         /// How many, 1 to [`MAX_BATCH`].
         count: u16,
+        /// Whether as many source records follow.
+        sources: bool,
     },
     /// Worker to primary: from here on these are mine.
     Adopted {
@@ -68,14 +70,15 @@ impl std::error::Error for Malformed {}
 impl Frame {
     /// The frame as bytes.
     pub fn encode(self) -> [u8; FRAME_LEN] {
-        let (kind, count, seq) = match self {
-            Self::Hello { version } => (1, version, 0),
-            Self::Deliver { first, count } => (2, count, first),
-            Self::Adopted { through } => (3, 0, through),
-            Self::Returned { first, count } => (4, count, first),
+        let (kind, flag, count, seq) = match self {
+            Self::Hello { version } => (1, false, version, 0),
+            Self::Deliver { first, count, sources } => (2, sources, count, first),
+            Self::Adopted { through } => (3, false, 0, through),
+            Self::Returned { first, count } => (4, false, count, first),
         };
         let mut bytes = [0; FRAME_LEN];
         bytes[0] = kind;
+        bytes[1] = u8::from(flag);
         bytes[2..4].copy_from_slice(&u16::to_le_bytes(count));
         bytes[8..].copy_from_slice(&u64::to_le_bytes(seq));
         bytes
@@ -83,17 +86,17 @@ impl Frame {
 
     /// The frame that these bytes are.
     pub fn decode(bytes: &[u8; FRAME_LEN]) -> Result<Self, Malformed> {
-        let [kind, 0, c0, c1, 0, 0, 0, 0, seq @ ..] = *bytes else {
+        let [kind, flag @ (0 | 1), c0, c1, 0, 0, 0, 0, seq @ ..] = *bytes else {
             return Err(Malformed);
         };
         let count = u16::from_le_bytes([c0, c1]);
         let seq = u64::from_le_bytes(seq);
         let batch = (1..=MAX_BATCH).contains(&count) && seq.checked_add(u64::from(count)).is_some();
-        match kind {
-            1 if seq == 0 => Ok(Self::Hello { version: count }),
-            2 if batch => Ok(Self::Deliver { first: seq, count }),
-            3 if count == 0 => Ok(Self::Adopted { through: seq }),
-            4 if batch => Ok(Self::Returned { first: seq, count }),
+        match (kind, flag) {
+            (1, 0) if seq == 0 => Ok(Self::Hello { version: count }),
+            (2, _) if batch => Ok(Self::Deliver { first: seq, count, sources: flag == 1 }),
+            (3, 0) if count == 0 => Ok(Self::Adopted { through: seq }),
+            (4, 0) if batch => Ok(Self::Returned { first: seq, count }),
             _ => Err(Malformed),
         }
     }
@@ -138,7 +141,8 @@ mod tests {
         let count = 1..=MAX_BATCH;
         prop_oneof![
             any::<u16>().prop_map(|version| Frame::Hello { version }),
-            (seq.clone(), count.clone()).prop_map(|(first, count)| Frame::Deliver { first, count }),
+            (seq.clone(), count.clone(), any::<bool>())
+                .prop_map(|(first, count, sources)| Frame::Deliver { first, count, sources }),
             any::<u64>().prop_map(|through| Frame::Adopted { through }),
             (seq, count).prop_map(|(first, count)| Frame::Returned { first, count }),
         ]

@@ -1,5 +1,7 @@
 //! The private channel between the primary and one worker: an anonymous unix socketpair that
-//! carries [`frame`]s and, beside them, connections. Both processes run this code.
+//! carries [`frame`]s and, beside them, connections, with the [`source`] of each that a proxy speaks for.
+//! Both processes run this code.
 
 pub mod frame;
 pub mod passing;
+pub mod source;

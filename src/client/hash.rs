@@ -4,7 +4,8 @@
 //!
 //! 1. `SipHash-2-4` (64 bits) under a 128-bit key, over the 4 bytes of an IPv4 address or the 16
 //!    bytes of an IPv6 address in network order, after [`canonical`](super::address::canonical). A
-//!    client without an address (a peer on a unix socket) is the empty message.
+//!    client without an address (a peer on a unix socket) is the empty message; one that a header names
+//!    by anything but an address is that name after 17 zero bytes, so that it is never an address.
 //! 2. The jump consistent hash of Lamping and Veach (2014) over that number and the slot count:
 //!    when the count goes from n to n + 1, one client in n + 1 moves, and only to the new slot.
 
@@ -39,6 +40,14 @@ impl ClientHasher {
             Some(IpAddr::V6(v6)) => hasher.write(&v6.octets()),
             None => {}
         }
+        hasher.finish()
+    }
+
+    /// The client of this name, which is no address.
+    pub fn hash_name(&self, name: &[u8]) -> ClientHash {
+        let mut hasher = self.keyed;
+        hasher.write(&[0; 17]);
+        hasher.write(name);
         hasher.finish()
     }
 }

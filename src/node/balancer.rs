@@ -4,17 +4,17 @@
 
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Error, FnArgs, Function, Result, Uint8Array};
+use napi::bindgen_prelude::{Error, FnArgs, Function, Result};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi_derive::napi;
 use nix::errno::Errno;
 
-use crate::client::address::Ipv6Prefix;
-use crate::client::hash::ClientHasher;
+use super::identity::{Identity, invalid};
 use crate::primary::answers::Fault;
 use crate::primary::balancer::{Balancer as Native, Config, Report, Stats as NativeStats};
 use crate::primary::deliver::End;
 use crate::primary::dispatch::{Entry, Limits};
+use crate::primary::identify::LookLimits;
 use crate::sys::socket;
 
 /// An entry of the table for a worker that has no channel yet. Channels count up from 1, and 0 is
@@ -25,10 +25,14 @@ pub const PENDING: u32 = u32::MAX;
 /// Validated options.
 #[napi(object)]
 pub struct BalancerOptions {
-    /// 16 bytes.
-    pub key: Uint8Array,
-    /// 1 to 128.
-    pub ipv6_prefix: u8,
+    /// Who a client is.
+    pub identity: Identity,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Milliseconds, to look for what identifies a client.
+    pub header_timeout: f64,
+    /// Bytes, likewise.
+    pub max_header_size: u32,
     /// Connections per slot.
     pub max_pending: u32,
     /// Milliseconds; `Infinity` is for ever.
@@ -74,6 +78,10 @@ pub struct Stats {
     pub refused: f64,
     /// Connections whose client left first.
     pub gone: f64,
+    /// Connections closed for want of a PROXY header.
+    pub rejected: f64,
+    /// Connections whose client is not known yet.
+    pub identifying: u32,
     /// Connections not sent yet.
     pub waiting: u32,
     /// The same per slot.
@@ -100,10 +108,13 @@ impl Balancer {
         options: BalancerOptions,
         on_report: Function<'_, FnArgs<(String, u32, String)>, ()>,
     ) -> Result<Self> {
-        let key: &[u8; 16] = options.key.as_ref().try_into().map_err(|_| invalid("key"))?;
-        let prefix = Ipv6Prefix::new(options.ipv6_prefix).ok_or_else(|| invalid("ipv6Prefix"))?;
         let config = Config {
-            hasher: ClientHasher::new(key, prefix),
+            identifier: options.identity.rules(options.proxy_protocol)?,
+            look: LookLimits {
+                time: milliseconds(options.header_timeout)
+                    .ok_or_else(|| invalid("headerTimeout"))?,
+                bytes: options.max_header_size as usize,
+            },
             limits: Limits {
                 pending_per_slot: options.max_pending as usize,
                 patience: milliseconds(options.patience),
@@ -214,6 +225,8 @@ impl From<NativeStats> for Stats {
             redelivered: stats.totals.redelivered as f64,
             refused: stats.refused as f64,
             gone: stats.gone as f64,
+            rejected: stats.rejected as f64,
+            identifying: count(stats.identifying),
             waiting: count(stats.waiting),
             slots: slots.collect(),
         }
@@ -243,10 +256,6 @@ fn reason(end: End) -> String {
 /// `None` for `Infinity`, or so long that a clock cannot say it.
 fn milliseconds(value: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(value / 1000.0).ok().filter(|d| *d < Duration::from_secs(1 << 32))
-}
-
-fn invalid(option: &str) -> Error {
-    Error::from_reason(format!("invalid {option}"))
 }
 
 fn errno(result: std::io::Result<()>) -> i32 {

@@ -6,23 +6,45 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 
-use napi::bindgen_prelude::{Error, Function, FunctionRef, Result};
+use napi::bindgen_prelude::{Error, FnArgs, Function, FunctionRef, Result};
 use napi::{Env, Status};
 use napi_derive::napi;
 
 use crate::sys::callback_scope::{CallbackContext, EventLoop};
 use crate::sys::poll::Poll;
 use crate::sys::socket;
-use crate::worker::intake::Intake as Native;
+use crate::worker::intake::{Arrived, Intake as Native};
 
 /// Connections taken in one turn of the event loop, so that others have theirs.
 const CONNECTIONS_PER_TURN: usize = 64;
 
-/// Called with descriptors to acknowledge and adopt, or with nothing at the end of the channel.
-type OnConnections = FunctionRef<Option<Vec<i32>>, ()>;
+/// Where a connection comes from that a proxy speaks for.
+#[napi(object)]
+pub struct Source {
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+}
+
+impl From<SocketAddr> for Source {
+    fn from(source: SocketAddr) -> Self {
+        let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
+        Self { address: source.ip().to_string(), port: source.port(), family: family.to_owned() }
+    }
+}
+
+/// Descriptors to acknowledge and adopt, or nothing at the end of the channel; and where they come
+/// from, unless no proxy said so of any.
+type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>);
+
+type OnConnections = FunctionRef<FnArgs<Connections>, ()>;
 
 /// Dropped as a whole: the function refers to JavaScript objects that refer to this one, and while
 /// it is held none of them can be collected.
@@ -48,10 +70,11 @@ pub struct Intake {
 impl Intake {
     /// Takes over a copy of the channel `fd` and says hello to the primary.
     #[napi(constructor)]
+    #[allow(clippy::type_complexity, reason = "the generated types cannot look into an alias")]
     pub fn new(
         env: Env,
         fd: i32,
-        on_connections: Function<'_, Option<Vec<i32>>, ()>,
+        on_connections: Function<'_, FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>)>, ()>,
     ) -> Result<Self> {
         let native = socket::duplicate(fd).and_then(Native::open).map_err(failed)?;
         let shared = Rc::new(Shared {
@@ -107,14 +130,15 @@ impl Shared {
             };
             let ended = if connections.is_none() { self.open.take() } else { None };
             taken += connections.as_ref().map_or(0, Vec::len);
-            let fds = connections.map(|fds| fds.into_iter().map(socket::release).collect());
+            let connections = connections.map(to_javascript).unwrap_or_default();
             let entered = self.context.enter(|env| {
                 let open = self.open.borrow();
                 let Some(function) = ended.as_ref().or(open.as_ref()) else { return };
                 let function = function.on_connections.borrow_back(env);
                 // JavaScript may close the intake.
                 drop(open);
-                if let Err(error) = function.and_then(|function| function.call(fds)) {
+                if let Err(error) = function.and_then(|function| function.call(connections.into()))
+                {
                     env.fatal_exception(error);
                 }
             });
@@ -124,6 +148,13 @@ impl Shared {
             }
         }
     }
+}
+
+fn to_javascript(connections: Vec<Arrived>) -> Connections {
+    let proxied = connections.iter().any(|one| one.source.is_some());
+    let sources = || connections.iter().map(|one| one.source.map(Source::from)).collect();
+    let sources = proxied.then(sources);
+    (Some(connections.into_iter().map(|one| socket::release(one.fd)).collect()), sources)
 }
 
 fn failed(error: io::Error) -> Error {

@@ -5,5 +5,6 @@
 #![cfg_attr(test, allow(dead_code, reason = "a test build registers nothing with Node"))]
 
 mod balancer;
+mod identity;
 mod intake;
 mod spelling;

@@ -85,6 +85,7 @@ mod tests {
         assert_eq!(read(&[Frame::Hello { version: 9 }]), Err(Fault::Version(9)));
         assert_eq!(read(&[Frame::Adopted { through: 0 }]), Err(Fault::Garbage));
         assert_eq!(read(&[HELLO, HELLO]), Err(Fault::Garbage));
-        assert_eq!(read(&[HELLO, Frame::Deliver { first: 0, count: 1 }]), Err(Fault::Garbage));
+        let deliver = Frame::Deliver { first: 0, count: 1, sources: false };
+        assert_eq!(read(&[HELLO, deliver]), Err(Fault::Garbage));
     }
 }

@@ -4,24 +4,26 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mio::{Events, Poll};
 use tokio::io::Interest;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::accept::{self, Turn};
 use super::answers::Answer;
-use super::deliver::{End, Event, Line, Sent};
+use super::deliver::{Connection, End, Event, Line, Sent};
 use super::dispatch::{Channel, Dispatch, Ending, Entry, Limits, SlotStats, Totals};
+use super::identify::{Identify, LookLimits, Outcome};
 use super::refuse::{self, Refusal};
 use super::runtime::Runtime;
 use crate::channel::frame::MAX_BATCH;
-use crate::client::hash::ClientHasher;
+use crate::client::identify::Identifier;
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
 
@@ -56,7 +58,9 @@ pub enum Report {
 /// How to balance.
 pub struct Config {
     /// Tells clients apart.
-    pub hasher: ClientHasher,
+    pub identifier: Identifier,
+    /// How far and how long to look, where the peer's address is not enough for that.
+    pub look: LookLimits,
     /// How much may wait, and how long.
     pub limits: Limits,
     /// How often to ask for a table with a worker in it while connections wait for one.
@@ -72,6 +76,10 @@ pub struct Stats {
     pub refused: u64,
     /// Connections whose client left before a worker took them.
     pub gone: u64,
+    /// Connections closed for want of a PROXY header.
+    pub rejected: u64,
+    /// Connections whose client is not known yet.
+    pub identifying: usize,
     /// Sent, sent again, adopted.
     pub totals: Totals,
     /// Connections neither sent nor refused yet.
@@ -81,15 +89,20 @@ pub struct Stats {
 }
 
 struct State {
-    dispatch: Dispatch<OwnedFd>,
+    /// Where the peer's address is not enough.
+    identify: Option<Identify>,
+    dispatch: Dispatch<Connection>,
     lines: HashMap<Channel, (Arc<Line>, AbortHandle)>,
     next_channel: Channel,
     accepted: u64,
     refused: u64,
     gone: u64,
+    rejected: u64,
     refusing: usize,
     /// When those who wait are looked at next, while any do.
     next_sweep: Option<Instant>,
+    /// When the clock looks again at connections that are not identified yet.
+    next_look: Option<Instant>,
     /// When starving was last reported, while it lasts.
     starving_since: Option<Instant>,
     /// Set by `close`: when what still waits is given up.
@@ -125,7 +138,8 @@ impl Acceptor {
 pub struct Balancer {
     core: Arc<Core>,
     acceptor: Option<Acceptor>,
-    clock: AbortHandle,
+    /// The clock, and what watches connections that are not identified yet.
+    tasks: Vec<AbortHandle>,
     runtime: Rc<Runtime>,
 }
 
@@ -136,15 +150,23 @@ impl Balancer {
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let runtime = Runtime::current()?;
+        let poll = if config.identifier.by_address_alone() { None } else { Some(Poll::new()?) };
+        let identify = poll.as_ref().map(|poll| {
+            let registry = poll.registry().try_clone()?;
+            Ok::<_, io::Error>(Identify::new(config.identifier.clone(), config.look, registry))
+        });
         let state = State {
+            identify: identify.transpose()?,
             dispatch: Dispatch::new(config.limits),
             lines: HashMap::new(),
             next_channel: 1,
             accepted: 0,
             refused: 0,
             gone: 0,
+            rejected: 0,
             refusing: 0,
             next_sweep: None,
+            next_look: None,
             starving_since: None,
             settle_by: None,
             settled: false,
@@ -155,8 +177,12 @@ impl Balancer {
             rescheduled: Notify::new(),
             report: Box::new(report),
         });
-        let clock = runtime.handle().spawn(keep_time(Arc::clone(&core))).abort_handle();
-        Ok(Self { core, acceptor: None, clock, runtime })
+        let mut tasks = vec![runtime.handle().spawn(keep_time(Arc::clone(&core))).abort_handle()];
+        if let Some(poll) = poll {
+            let watching = runtime.handle().spawn(watch(Arc::clone(&core), poll));
+            tasks.push(watching.abort_handle());
+        }
+        Ok(Self { core, acceptor: None, tasks, runtime })
     }
 
     /// Makes a bound socket listen, and accepts from it until [`close`](Self::close).
@@ -242,6 +268,8 @@ impl Balancer {
             accepted: state.accepted,
             refused: state.refused,
             gone: state.gone,
+            rejected: state.rejected,
+            identifying: state.identifying(),
             totals,
             waiting: state.dispatch.waiting(),
             slots: state.dispatch.slot_stats().collect(),
@@ -254,19 +282,27 @@ impl Drop for Balancer {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop();
         }
-        self.clock.abort();
-        self.core.lock().close_lines();
+        for task in &self.tasks {
+            task.abort();
+        }
+        let mut state = self.core.lock();
+        state.close_lines();
+        state.identify = None;
     }
 }
 
 impl State {
     fn unsettled(&self) -> usize {
-        self.dispatch.unsettled() + self.refusing
+        self.identifying() + self.dispatch.unsettled() + self.refusing
+    }
+
+    fn identifying(&self) -> usize {
+        self.identify.as_ref().map_or(0, Identify::len)
     }
 
     /// Lets go of connections whose client has left while they waited.
     fn sweep(&mut self) {
-        let waiting: Vec<_> = self.dispatch.iter_waiting().map(|fd| fd.as_fd()).collect();
+        let waiting: Vec<_> = self.dispatch.iter_waiting().map(|one| one.as_fd()).collect();
         let mut hung_up = socket::hung_up(&waiting).into_iter();
         self.gone += self.dispatch.remove_waiting(|_| hung_up.next() == Some(true)).len() as u64;
     }
@@ -288,18 +324,45 @@ impl Core {
     /// The way of every connection: identify, queue, deliver.
     fn admit(self: &Arc<Self>, turn: &mut Turn<'_>) {
         let now = Instant::now();
-        let mut overflow = Vec::new();
         let mut state = self.lock();
         state.accepted += turn.accepted.len() as u64 + turn.shed;
         state.refused += turn.shed;
-        for Accepted { fd, peer } in turn.accepted.drain(..) {
-            let client = self.config.hasher.hash(peer);
-            if let Err(fd) = state.dispatch.push(client, fd, now) {
-                overflow.push(fd);
+        let mut outcomes = Vec::with_capacity(turn.accepted.len());
+        if let Some(identify) = &mut state.identify {
+            outcomes.extend(turn.accepted.drain(..).filter_map(|one| identify.take(one, now)));
+        } else {
+            outcomes.extend(turn.accepted.drain(..).map(|Accepted { fd, peer }| {
+                let client = self.config.identifier.hasher.hash(peer);
+                Outcome::Client(client, Connection { fd, source: None })
+            }));
+        }
+        self.place(&mut state, outcomes, now);
+    }
+
+    /// Looks at connections that were not identified yet and of which there is news.
+    fn on_ready(self: &Arc<Self>, events: &Events) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        // None: the balancer is being dropped.
+        let Some(identify) = &mut state.identify else { return };
+        let outcomes = identify.ready(events, now);
+        self.place(&mut state, outcomes, now);
+    }
+
+    /// Queues what is identified, and sends it.
+    fn place(self: &Arc<Self>, state: &mut State, outcomes: Vec<Outcome>, now: Instant) {
+        let mut overflow = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Client(client, connection) => {
+                    overflow.extend(state.dispatch.push(client, connection, now).err());
+                }
+                Outcome::Gone => state.gone += 1,
+                Outcome::Invalid => state.rejected += 1,
             }
         }
-        self.pump(&mut state);
-        self.refuse(&mut state, overflow, Refusal::Overload);
+        self.pump(state);
+        self.refuse(state, overflow.into_iter().map(|one| one.fd), Refusal::Overload);
     }
 
     /// Sends all that can be sent.
@@ -310,13 +373,7 @@ impl Core {
                 state.dispatch.block(offer.channel);
                 continue;
             };
-            let mut batch: [Option<BorrowedFd<'_>>; MAX_BATCH as usize] = [None; _];
-            let mut count = 0;
-            for (place, fd) in batch.iter_mut().zip(state.dispatch.offered(&offer)) {
-                *place = Some(fd.as_fd());
-                count += 1;
-            }
-            let batch: Vec<_> = batch[..count].iter().flatten().copied().collect();
+            let batch: Vec<_> = state.dispatch.offered(&offer).collect();
             match line.send(offer.first, &batch) {
                 Sent::Yes => state.dispatch.commit(&offer),
                 Sent::Full => state.dispatch.block(offer.channel),
@@ -345,12 +402,22 @@ impl Core {
             state.next_sweep = Some(Instant::now() + SWEEP_INTERVAL);
             self.rescheduled.notify_one();
         }
+        let due = state.identify.as_ref().and_then(Identify::next_due);
+        if due.is_some_and(|due| state.next_look.is_none_or(|next| due < next)) {
+            state.next_look = due;
+            self.rescheduled.notify_one();
+        }
         if state.settle_by.is_some() && !state.settled && state.unsettled() == 0 {
             self.rescheduled.notify_one();
         }
     }
 
-    fn refuse(self: &Arc<Self>, state: &mut State, connections: Vec<OwnedFd>, refusal: Refusal) {
+    fn refuse(
+        self: &Arc<Self>,
+        state: &mut State,
+        connections: impl IntoIterator<Item = OwnedFd>,
+        refusal: Refusal,
+    ) {
         for connection in connections {
             state.refused += 1;
             if state.refusing >= MAX_REFUSING {
@@ -426,9 +493,11 @@ impl Core {
     fn tick(self: &Arc<Self>) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.lock();
+        let looked = state.identify.as_mut().map(|identify| identify.due(now)).unwrap_or_default();
+        state.next_look = state.identify.as_ref().and_then(Identify::next_due);
         let expired = state.dispatch.expire(now);
-        self.refuse(&mut state, expired, Refusal::NoWorker);
-        self.pump(&mut state);
+        self.refuse(&mut state, expired.into_iter().map(|one| one.fd), Refusal::NoWorker);
+        self.place(&mut state, looked, now);
         if state.next_sweep.is_some_and(|sweep| sweep <= now) {
             state.sweep();
             state.next_sweep = (state.dispatch.waiting() > 0).then_some(now + SWEEP_INTERVAL);
@@ -446,7 +515,9 @@ impl Core {
         if let Some(settle_by) = state.settle_by.filter(|_| !state.settled) {
             if now >= settle_by {
                 let waiting = state.dispatch.remove_waiting(|_| true);
-                self.refuse(&mut state, waiting, Refusal::NoWorker);
+                let unknown = state.identify.as_mut().map(Identify::clear).unwrap_or_default();
+                let all = waiting.into_iter().map(|one| one.fd).chain(unknown);
+                self.refuse(&mut state, all, Refusal::NoWorker);
             }
             // In flight then is with workers that do not answer: theirs to adopt, if they ever do.
             if state.unsettled() == 0 || (now >= settle_by && state.refusing == 0) {
@@ -456,7 +527,8 @@ impl Core {
             }
         }
         let settle_by = state.settle_by.filter(|&by| by > now);
-        let deadlines = [again, state.next_sweep, state.dispatch.next_deadline(), settle_by];
+        let deadline = state.dispatch.next_deadline();
+        let deadlines = [again, state.next_sweep, state.next_look, deadline, settle_by];
         deadlines.into_iter().flatten().min()
     }
 }
@@ -481,4 +553,25 @@ async fn read_line(core: Arc<Core>, channel: Channel, line: Arc<Line>) {
     let end = line.read(|event| core.on_event(channel, event)).await;
     drop(line);
     core.on_end(channel, end);
+}
+
+/// How many connections there may be news of at once.
+const EVENTS: usize = 256;
+
+/// Follows what the system says of connections that are not identified yet.
+async fn watch(core: Arc<Core>, mut poll: Poll) -> io::Result<()> {
+    // A set of watched descriptors is one itself.
+    let set = readiness::register(socket::duplicate(poll.as_raw_fd())?, Interest::READABLE)?;
+    let mut events = Events::with_capacity(EVENTS);
+    loop {
+        let mut ready = set.readable().await?;
+        match poll.poll(&mut events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        }
+        if events.iter().count() < EVENTS {
+            ready.clear_ready();
+        }
+        core.on_ready(&events);
+    }
 }

@@ -1,7 +1,8 @@
 //! The primary's end of a worker's channel: sends connections, reads what became of them.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,13 +12,27 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::answers::{Answer, AnswerReader, Fault};
-use crate::channel::frame::Frame;
 use crate::channel::passing;
 use crate::sys::{readiness, socket};
 
 /// How long a worker may take from being offered a channel to its hello. A worker that starts up
 /// may be busy for seconds; after this the offer is withdrawn and can be made again.
 const HELLO_TIME: Duration = Duration::from_secs(10);
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub struct Connection {
+    /// The connection.
+    pub fd: OwnedFd,
+    /// Where it comes from, when the peer is a proxy that said so. Few are proxied, and many may wait.
+    pub source: Option<Box<SocketAddr>>,
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// What to do after an attempt to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +87,16 @@ impl Line {
     }
 
     /// Sends a batch of connections, whose first has the number `first`.
-    pub fn send(&self, first: u64, connections: &[BorrowedFd<'_>]) -> Sent {
-        let count = u16::try_from(connections.len()).unwrap_or(u16::MAX);
-        let frame = Frame::Deliver { first, count };
-        let sent = self
-            .socket
-            .try_io(Interest::WRITABLE, |fd| passing::send(fd.as_fd(), frame, connections));
+    pub fn send(&self, first: u64, connections: &[&Connection]) -> Sent {
+        let fds: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
+        let sources: Vec<_> = if connections.iter().any(|connection| connection.source.is_some()) {
+            connections.iter().map(|connection| connection.source.as_deref().copied()).collect()
+        } else {
+            Vec::new()
+        };
+        let sent = self.socket.try_io(Interest::WRITABLE, |channel| {
+            passing::deliver(channel.as_fd(), first, &fds, &sources)
+        });
         let Err(error) = sent else { return Sent::Yes };
         if error.kind() == io::ErrorKind::WouldBlock {
             self.full.notify_one();

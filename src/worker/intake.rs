@@ -2,10 +2,20 @@
 //! connections, which are this process's own once they are acknowledged. Owns no thread and no loop.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing::{self, PassingReader, Received};
+
+/// A connection as it arrived.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The connection.
+    pub fd: OwnedFd,
+    /// Where it comes from, when the peer is a proxy that said so.
+    pub source: Option<SocketAddr>,
+}
 
 /// One channel to the primary.
 pub struct Intake {
@@ -18,7 +28,7 @@ pub struct Intake {
 impl Intake {
     /// Takes the channel over and tells the primary that this side is ready.
     pub fn open(channel: OwnedFd) -> io::Result<Self> {
-        passing::send(channel.as_fd(), Frame::Hello { version: VERSION }, &[])?;
+        passing::say(channel.as_fd(), Frame::Hello { version: VERSION })?;
         Ok(Self { channel, reader: PassingReader::default(), received: None })
     }
 
@@ -27,11 +37,12 @@ impl Intake {
     ///
     /// [`io::ErrorKind::WouldBlock`]: nothing more for now. Any other error, or `None`: the channel
     /// is at its end.
-    pub fn receive(&mut self) -> io::Result<Option<Vec<OwnedFd>>> {
-        let Some(Received { frame, fds }) = self.reader.receive(self.channel.as_fd())? else {
+    pub fn receive(&mut self) -> io::Result<Option<Vec<Arrived>>> {
+        let Some(Received { frame, fds, sources }) = self.reader.receive(self.channel.as_fd())?
+        else {
             return Ok(None);
         };
-        let Frame::Deliver { first, count } = frame else {
+        let Frame::Deliver { first, count, .. } = frame else {
             return Err(unexpected("the primary only delivers"));
         };
         let Some(arrived) = u16::try_from(fds.len()).ok().filter(|&n| n <= count) else {
@@ -43,7 +54,8 @@ impl Intake {
             self.say(Frame::Returned { first, count: count - arrived })?;
         }
         self.received = (first + u64::from(arrived)).checked_sub(1).filter(|_| arrived > 0);
-        Ok(Some(fds))
+        let sources = sources.into_iter().chain(std::iter::repeat(None));
+        Ok(Some(fds.into_iter().zip(sources).map(|(fd, source)| Arrived { fd, source }).collect()))
     }
 
     /// Takes over what was received: from here on the primary never gives it to another. After an
@@ -55,7 +67,7 @@ impl Intake {
     /// Answers the primary. That it is gone is no error here: then nobody else holds what it
     /// delivered, so it is ours.
     fn say(&self, answer: Frame) -> io::Result<()> {
-        match passing::send(self.channel.as_fd(), answer, &[]) {
+        match passing::say(self.channel.as_fd(), answer) {
             Err(error) if is_gone(&error) => Ok(()),
             // Not "nothing more for now", as this kind means to the caller.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -83,7 +95,7 @@ fn unexpected(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::socket;
+    use crate::sys::{descriptors, socket};
 
     fn channel() -> (OwnedFd, Intake) {
         let (near, far) = socket::pair().unwrap();
@@ -97,11 +109,11 @@ mod tests {
             .collect()
     }
 
-    /// Sends descriptors of which the test needs only one end.
+    /// Sends descriptors of which the test needs only one end, `fds` of the `count` that it says.
     fn deliver(near: &OwnedFd, first: u64, count: u16, fds: usize) {
         let (a, _b) = socket::pair().unwrap();
-        let fds = vec![a.as_fd(); fds];
-        passing::send(near.as_fd(), Frame::Deliver { first, count }, &fds).unwrap();
+        let frame = Frame::Deliver { first, count, sources: false };
+        descriptors::send(near.as_fd(), &frame.encode(), &vec![a.as_fd(); fds]).unwrap();
     }
 
     #[test]
@@ -116,6 +128,16 @@ mod tests {
         intake.acknowledge().unwrap();
         assert_eq!(heard(&near), []);
         assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn tells_where_connections_come_from() {
+        let (near, mut intake) = channel();
+        let (a, _b) = socket::pair().unwrap();
+        let sources = [None, Some(SocketAddr::from(([192, 0, 2, 1], 80)))];
+        passing::deliver(near.as_fd(), 0, &[a.as_fd(); 2], &sources).unwrap();
+        let arrived = intake.receive().unwrap().unwrap();
+        assert_eq!(arrived.iter().map(|one| one.source).collect::<Vec<_>>(), sources);
     }
 
     #[test]
@@ -147,7 +169,7 @@ mod tests {
     fn guarantee_4_exactly_one_owner_what_cannot_be_acknowledged_is_not_adopted() {
         let (near, mut intake) = channel();
         let mut through = 0;
-        while passing::send(intake.as_fd(), Frame::Adopted { through }, &[]).is_ok() {
+        while passing::say(intake.as_fd(), Frame::Adopted { through }).is_ok() {
             through += 1;
         }
         deliver(&near, 0, 1, 1);
@@ -158,7 +180,7 @@ mod tests {
     #[test]
     fn nonsense_ends_the_channel() {
         let (near, mut intake) = channel();
-        passing::send(near.as_fd(), Frame::Adopted { through: 0 }, &[]).unwrap();
+        passing::say(near.as_fd(), Frame::Adopted { through: 0 }).unwrap();
         assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
         let (near, mut intake) = channel();
         deliver(&near, 0, 1, 2);

@@ -1,0 +1,56 @@
+'use strict'
+
+// What is known of a connection that came from a balancer, beside what its handle knows.
+
+const FEED = Symbol('sticky-listen feed')
+const PROXY = Symbol('sticky-listen proxy')
+
+/** @typedef {InstanceType<typeof import('./feed').Feed>} Feed */
+
+/**
+ * Marks a handle with where it came from. Behind a proxy that said where the connection comes from, that is
+ * the peer to everybody who asks the handle, on whatever socket is put on it.
+ * @param {any} handle
+ * @param {Feed} feed
+ * @param {import('../../native').Source | null | undefined} source
+ */
+function mark(handle, feed, source) {
+  handle[FEED] = feed
+  if (!source) return
+  const { getpeername } = handle
+  handle[PROXY] = () => {
+    const proxy = {}
+    getpeername?.call(handle, proxy)
+    return proxy
+  }
+  handle.getpeername = (/** @type {object} */ out) => {
+    Object.assign(out, source)
+    return 0
+  }
+}
+
+/**
+ * The handle of a connection, beneath that of TLS.
+ * @param {any} socket
+ */
+function handleOf(socket) {
+  let handle = socket?._handle
+  while (handle?._parent) handle = handle._parent
+  return handle
+}
+
+/**
+ * The balancer that a connection came from.
+ * @param {any} socket
+ * @returns {Feed | undefined}
+ */
+const feedOf = (socket) => handleOf(socket)?.[FEED]
+
+/**
+ * The address of the proxy that speaks for the client of a connection.
+ * @param {any} socket
+ * @returns {import('../..').ProxyAddress | undefined}
+ */
+const proxyAddress = (socket) => handleOf(socket)?.[PROXY]?.()
+
+module.exports = { feedOf, mark, proxyAddress }

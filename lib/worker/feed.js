@@ -1,0 +1,74 @@
+'use strict'
+
+// What a worker knows of one balancer that feeds it.
+
+const debug = require('../debug')
+const native = require('../../native')
+
+/** @typedef {import('../messages').Identity} Identity */
+
+class Feed {
+  /** How many slots the balancer has; unknown at first. */
+  #slots = 0
+  /** @type {number[]} those that this worker serves */
+  #own = []
+  #header = ''
+  /** @type {native.Identifier | undefined} */
+  #identifier
+
+  /** @param {Identity | null} identity how the balancer tells clients apart, if by their requests */
+  constructor(identity) {
+    /** Whether this worker served slots, and serves none any more. */
+    this.replaced = false
+    /** Changes with the slots. */
+    this.epoch = 0
+    if (!identity) return
+    const { key, header, ...rest } = identity
+    this.#header = header
+    this.#identifier = new native.Identifier({ key: Buffer.from(key, 'base64'), header, ...rest })
+  }
+
+  /** Whether connections are of the client that their requests name. */
+  get identifies() {
+    return this.#identifier !== undefined
+  }
+
+  /**
+   * @param {number} slots
+   * @param {number[]} own
+   */
+  serve(slots, own) {
+    debug('serving %j of %d slots', own, slots)
+    this.replaced = own.length === 0 && (this.replaced || this.#own.length > 0)
+    this.#slots = slots
+    this.#own = own
+    this.epoch++
+  }
+
+  /**
+   * The lines of the header that names a request's client.
+   * @param {import('node:http').IncomingMessage} request
+   */
+  lines({ rawHeaders }) {
+    const lines = []
+    for (let n = 0; n < rawHeaders.length; n += 2) {
+      const name = rawHeaders[n]
+      if (name.length === this.#header.length && name.toLowerCase() === this.#header) lines.push(rawHeaders[n + 1])
+    }
+    return lines
+  }
+
+  /**
+   * Whether the client of a request has a slot of this worker, as far as that is known.
+   * @param {string | undefined} peer
+   * @param {string[]} lines
+   */
+  serves(peer, lines) {
+    if (!this.#identifier || this.#own.length === 0) return true
+    // As Node has read them.
+    const bytes = lines.map((line) => Buffer.from(line, 'latin1'))
+    return this.#own.includes(this.#identifier.slot(peer, bytes, this.#slots))
+  }
+}
+
+module.exports = { Feed }

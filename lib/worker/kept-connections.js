@@ -1,0 +1,86 @@
+'use strict'
+
+// Ends HTTP connections that are kept open though their requests belong elsewhere.
+//
+// A connection is routed once, by the client of its first request. If it is kept open, later requests come
+// to the same worker, whoever's they are: those of other clients when a proxy pools its connections, and
+// those of clients whose slot another worker has taken over. Such a connection ends with its next response.
+
+const http = require('node:http')
+const debug = require('../debug')
+const { feedOf } = require('./adopted')
+
+// A proxy that has once mixed clients of different slots on a connection does so on all that it is let
+// keep. For so long after the last such request, in milliseconds, it is let keep none.
+const POOLED = 60_000
+
+const CLIENT = Symbol('sticky-listen client')
+
+class KeptConnections {
+  #server
+  #watched = false
+  #leaving = false
+  #pooledUntil = 0
+
+  /** @param {any} server a `net.Server` */
+  constructor(server) {
+    this.#server = server
+  }
+
+  /** From now on requests are looked at; of servers that do not speak HTTP/1 there are none. */
+  watch() {
+    if (this.#watched || typeof this.#server.closeIdleConnections !== 'function') return
+    this.#watched = true
+    this.#server.prependListener('request', this.#onRequest)
+  }
+
+  /** All connections end with their next response. */
+  leave() {
+    this.#leaving = true
+    this.watch()
+  }
+
+  /** Looks at no more requests, unless all connections are to end. */
+  close() {
+    if (this.#leaving) return
+    this.#watched = false
+    this.#server.off('request', this.#onRequest)
+  }
+
+  #onRequest = (/** @type {http.IncomingMessage} */ request, /** @type {any} */ response) => {
+    if (this.#leaving || !this.#mayKeep(request)) response.shouldKeepAlive = false
+  }
+
+  /** @param {http.IncomingMessage} request */
+  #mayKeep(request) {
+    const feed = feedOf(request.socket)
+    if (!feed) return true
+    if (feed.replaced) return false
+    // The balancer sees no request within TLS, and one connection of HTTP/2 is many clients' by design.
+    if (!feed.identifies || !(this.#server instanceof http.Server)) return true
+    const now = performance.now()
+    return !this.#isMisrouted(request, feed, now) && now >= this.#pooledUntil
+  }
+
+  /**
+   * @param {http.IncomingMessage} request
+   * @param {InstanceType<typeof import('./feed').Feed>} feed
+   * @param {number} now
+   */
+  #isMisrouted(request, feed, now) {
+    const socket = /** @type {any} */ (request.socket)
+    const lines = feed.lines(request)
+    const client = lines.join()
+    const before = socket[CLIENT]
+    if (before?.client === client && before.epoch === feed.epoch) return before.misrouted
+    const misrouted = !feed.serves(socket.remoteAddress, lines)
+    socket[CLIENT] = { client, epoch: feed.epoch, misrouted }
+    if (misrouted && before && before.client !== client) {
+      if (now >= this.#pooledUntil) debug('a proxy sends requests of different clients on one connection')
+      this.#pooledUntil = now + POOLED
+    }
+    return misrouted
+  }
+}
+
+module.exports = { KeptConnections }

@@ -92,7 +92,11 @@ async function startProxy(t, file, upstream, changes = []) {
     ended = true
   })
   t.after(async () => {
-    for (const pid of ended ? [] : [...descendants(child.pid), child.pid]) signal(pid, 'SIGKILL')
+    if (!ended) {
+      // So that nginx does not replace its workers meanwhile.
+      signal(child.pid, 'SIGSTOP')
+      for (const pid of [child.pid, ...descendants(child.pid)]) signal(pid, 'SIGKILL')
+    }
     await exited
   })
   // There is no event for it; and a connection, to try, would go on to the balancer.

@@ -32,6 +32,13 @@ test('a wrong type is a TypeError that names the option and what it got', () => 
     ['ipv6Prefix', {}, /"options\.ipv6Prefix" .*Received an instance of Object/],
     ['maxPending', [], /"options\.maxPending" .*Received an instance of Array/],
     ['name', none, /"options\.name" .*Received function none/],
+    ['behindProxy', 1, /"options\.behindProxy" .*boolean\. Received type number \(1\)/],
+    ['proxyProtocol', 'v2', /"options\.proxyProtocol" .*boolean\. Received type string \('v2'\)/],
+    ['cipHeader', null, /"options\.cipHeader" .*string\. Received null/],
+    ['trustProxy', true, /"options\.trustProxy" .*a number of hops, a string, or an array.*\(true\)/],
+    ['trustProxy', ['loopback', 1], /"options\.trustProxy\[\]" .*string\. Received type number \(1\)/],
+    ['headerTimeout', '10s', /"options\.headerTimeout" .*number\. Received type string \('10s'\)/],
+    ['maxHeaderSize', none, /"options\.maxHeaderSize" .*number\. Received function none/],
   ]
   for (const [option, value, message] of cases) {
     const expected = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', message }
@@ -61,6 +68,11 @@ test('a wrong number is a RangeError that names the option, the range and what i
     ['ipv6Prefix', 0, />= 1 && <= 128\. Received 0/],
     ['ipv6Prefix', 129, />= 1 && <= 128\. Received 129/],
     ['maxPending', 0, />= 1 && <= 4294967295\. Received 0/],
+    ['trustProxy', -1, />= 0 && <= 4294967295\. Received -1/],
+    ['trustProxy', 1.5, /an integer\. Received 1\.5/],
+    ['headerTimeout', 0, />= 1 && <= 2147483647\. Received 0/],
+    ['headerTimeout', Number.POSITIVE_INFINITY, /Received Infinity/],
+    ['maxHeaderSize', 255, />= 256 && <= 1048576\. Received 255/],
   ]
   for (const [option, value, message] of cases) {
     const expected = { name: 'RangeError', code: 'ERR_OUT_OF_RANGE', message }
@@ -76,6 +88,13 @@ test('a wrong value is an error that names the option', () => {
     code,
     message: /'options\.seed' must not be empty/,
   })
+  for (const cipHeader of ['', 'x forwarded', 'x:y', 'x\r\n']) {
+    assert.throws(() => createBalancer(none, { cipHeader }), { code, message: /'options\.cipHeader' must be the name/ })
+  }
+  for (const trustProxy of ['', 'loopback,', ['10.0.0.0/33'], '10.0.0', ['Loopback'], ['::/129']]) {
+    const message = /'options\.trustProxy\[\]' must be an address, a CIDR, 'loopback'/
+    assert.throws(() => createBalancer(none, { trustProxy }), { code, message })
+  }
   assert.throws(() => createBalancer(none, { name: '' }), { code, message: /'options\.name' must not be empty/ })
   assert.throws(() => createBalancer(none, { activeWorkers: () => [] }), { code, message: /'options\.activeWorkers'/ })
 })
@@ -91,6 +110,14 @@ test('all that is documented is taken', () => {
     { ipv6Prefix: 128 },
     { maxPending: 1 },
     { name: 'admin' },
+    { behindProxy: true, cipHeader: 'CF-Connecting-IP' },
+    { behindProxy: false, proxyProtocol: true },
+    { trustProxy: 0 },
+    { trustProxy: 'loopback, linklocal,uniquelocal' },
+    { trustProxy: ['10.0.0.0/8', '10.0.0.0/255.0.0.0', '2001:db8::/32', '192.0.2.1', '::1'] },
+    { trustProxy: [] },
+    { headerTimeout: 1, maxHeaderSize: 256 },
+    { headerTimeout: 2 ** 31 - 1, maxHeaderSize: 2 ** 20 },
     { retryDelay: undefined, name: undefined },
   ]) {
     createBalancer(none, options)
@@ -131,7 +158,9 @@ test('before listen() the counters are zero and the table is empty', () => {
     adopted: 0,
     redelivered: 0,
     refused: 0,
+    rejected: 0,
     gone: 0,
+    identifying: 0,
     waiting: 0,
     slots: [],
   })

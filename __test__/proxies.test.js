@@ -6,9 +6,17 @@
 // STICKY_TEST_REQUESTS: how many requests a pool is measured with once it has settled, 2,000 by default.
 
 const assert = require('node:assert/strict')
+const { execFileSync } = require('node:child_process')
+const { once } = require('node:events')
+const fs = require('node:fs')
 const http = require('node:http')
+const http2 = require('node:http2')
+const https = require('node:https')
+const os = require('node:os')
+const path = require('node:path')
 const { json } = require('node:stream/consumers')
 const { test } = require('node:test')
+const tls = require('node:tls')
 const { io } = require('socket.io-client')
 const { loopback, parallel } = require('./support/client')
 const { balanced } = require('./support/process')
@@ -119,6 +127,66 @@ for (const [file, options, count = 500, changes = []] of SINGLE) {
     assertEven([...counts.values()])
     const { rejected, refused } = await primary.call('stats')
     assert.deepEqual([rejected, refused], [0, 0])
+  })
+}
+
+// ---- TLS that ends in the workers ----
+
+/** A key and a certificate that it signed itself, in a folder. */
+function makePair(t) {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
+  t.after(() => fs.rmSync(folder, { recursive: true, force: true }))
+  const [curve, key, cert] = ['ec_paramgen_curve:P-256', path.join(folder, 'key.pem'), path.join(folder, 'cert.pem')]
+  const kind = ['-newkey', 'ec', '-pkeyopt', curve, '-nodes', '-subj', '/CN=localhost', '-days', '1']
+  execFileSync('openssl', ['req', '-x509', ...kind, '-keyout', key, '-out', cert], { stdio: 'pipe' })
+  return folder
+}
+
+/** As ask(), over https. */
+async function askSecurely(port, n, ca) {
+  const options = { host: '127.0.0.1', port, agent: false, localAddress: loopback(n), ca, servername: 'localhost' }
+  const sent = https.get(options)
+  const [response] = await once(sent, 'response')
+  const { localPort } = response.socket
+  return { localPort, ...(await json(response)) }
+}
+
+/** As ask(), over HTTP/2. */
+async function askTwo(port, n, ca) {
+  const secure = { host: '127.0.0.1', port, localAddress: loopback(n), ca, servername: 'localhost' }
+  const socket = tls.connect({ ...secure, ALPNProtocols: ['h2'] })
+  await once(socket, 'secureConnect')
+  const { localPort } = socket
+  const session = http2.connect('https://localhost', { createConnection: () => socket })
+  try {
+    return { localPort, ...(await json(session.request())) }
+  } finally {
+    session.close()
+  }
+}
+
+for (const file of ['nginx-proxy-protocol.conf', 'haproxy-proxy-protocol-v2.cfg']) {
+  test(`${file}: https and HTTP/2 reach the workers, and so do the clients' addresses`, {
+    timeout: TIMEOUT,
+  }, async (t) => {
+    const folder = makePair(t)
+    const ca = fs.readFileSync(path.join(folder, 'cert.pem'))
+    const { port } = await proxied(t, { file, options: PROXY, env: { STICKY_TEST_TLS: folder } })
+    const workers = new Set()
+    await parallel(40, 8, async (n) => {
+      const answers = [await askSecurely(port, n, ca), await askTwo(port, n, ca)]
+      assert.deepEqual(
+        answers.map(({ version }) => version),
+        ['1.1', '2.0'],
+      )
+      for (const { pid, address, port: remotePort, family, proxy, localPort } of answers) {
+        assert.equal(pid, answers[0].pid, `client ${n} reached another worker`)
+        assert.deepEqual([address, remotePort, family], [loopback(n), localPort, 'IPv4'])
+        assert.equal(proxy.address, '127.0.0.1')
+      }
+      workers.add(answers[0].pid)
+    })
+    assert.equal(workers.size, WORKERS)
   })
 }
 

@@ -224,7 +224,7 @@ async function talk(port, { transports, upgraded }) {
         const text = `${n} says ${echo}`
         const answer = await Promise.race([lost, socket.emitWithAck('echo', text)])
         worker ??= answer.pid
-        assert.deepEqual(answer, { text, pid: worker, unknown: 0 })
+        assert.deepEqual(answer, { text, pid: worker, astray: 0 })
       }
       assert.equal(engine.transport.name, upgraded ? 'websocket' : 'polling')
       workers.add(worker)

@@ -67,8 +67,12 @@ function assertEven(counts) {
 
 // ---- Every client has its worker ----
 
-// Names that a client may give itself; not the same ones every time.
-const lies = (n) => ({ 'x-forwarded-for': `203.0.113.${n % 256}`, forwarded: `for="[2001:db8::${n % 10_000}]"` })
+// Names that a client may give itself; not the same ones every time, and some with a quotation mark that opens and
+// would swallow what a proxy adds.
+const lies = (n) => {
+  const mark = n % 2 === 0 ? '' : '"'
+  return { 'x-forwarded-for': `${mark}203.0.113.${n % 256}`, forwarded: `for=${mark}203.0.113.${n % 256}` }
+}
 
 const ADDED = [['For $remote_addr', 'For $proxy_add_x_forwarded_for']]
 

@@ -47,20 +47,38 @@ fn for_parameter(pair: &[u8]) -> Option<&[u8]> {
     name.eq_ignore_ascii_case(b"for=").then_some(value)
 }
 
-/// What stands between separators that are in no quotation, trimmed.
+/// What stands between separators that are in no quotation, trimmed. A quotation that does not end is none: a
+/// client that opens one would otherwise swallow what the proxies add to its line.
 fn split(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
+    let mut quotation = Quotation::default();
+    line.iter().for_each(|&byte| quotation.read(byte));
+    let quotes = !quotation.open;
+    let mut quotation = Quotation::default();
     let outside = move |&byte: &u8| {
-        let was_escaped = std::mem::take(&mut escaped);
-        match byte {
-            _ if was_escaped => {}
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            byte => return byte == separator && !quoted,
+        if quotes {
+            quotation.read(byte);
         }
-        false
+        byte == separator && !quotation.open
     };
     line.split(outside).map(<[u8]>::trim_ascii)
+}
+
+/// Whether what is read stands in quotation marks.
+#[derive(Default)]
+struct Quotation {
+    open: bool,
+    escaped: bool,
+}
+
+impl Quotation {
+    fn read(&mut self, byte: u8) {
+        match byte {
+            _ if std::mem::take(&mut self.escaped) => {}
+            b'\\' if self.open => self.escaped = true,
+            b'"' => self.open = !self.open,
+            _ => {}
+        }
+    }
 }
 
 /// Takes `addr`, `addr:port`, `[v6]`, `[v6]:port` for an address, each in quotation marks or not.
@@ -142,6 +160,18 @@ mod tests {
             "2001:db8::a%eth0",
         ] {
             assert_eq!(list(spelling), [at("2001:db8::a")], "{spelling}");
+        }
+    }
+
+    #[test]
+    fn a_quotation_that_does_not_end_hides_nothing_behind_it() {
+        for open in ["\"", "\"x", "1.2.3.4, \"", "a\"b", "\"x\\\"", "\"x\\"] {
+            for added in ["5.6.7.8", "\"[2001:db8::a]\""] {
+                let line = format!("{open}, {added}");
+                assert_eq!(list(&line).last(), list(added).first(), "{line}");
+                let line = format!("for={open}, for={added};proto=http");
+                assert_eq!(forwarded(&line).last(), list(added).first(), "{line}");
+            }
         }
     }
 

@@ -1,0 +1,146 @@
+'use strict'
+
+// Real proxies, with the configurations of examples/proxies: what is documented is what is tested.
+
+const assert = require('node:assert/strict')
+const { spawn } = require('node:child_process')
+const { once } = require('node:events')
+const fs = require('node:fs')
+const net = require('node:net')
+const os = require('node:os')
+const path = require('node:path')
+const { until } = require('./client')
+const { descendants, signal } = require('./process')
+
+const EXAMPLES = path.join(__dirname, '..', '..', 'examples', 'proxies')
+
+// Every address that the files name, and what cannot be shared with another proxy on the machine.
+const PROGRAMS = {
+  nginx: {
+    edits: ({ port, folder }) => [
+      ['listen 80;', `listen 127.0.0.1:${port};`],
+      // Of a configuration for http; a stream has no such files.
+      [
+        /^http \{/m,
+        `http { access_log off; ${['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+          .map((name) => `${name}_temp_path ${folder}/${name};`)
+          .join(' ')}`,
+      ],
+    ],
+    args: (config, folder) => ['-c', config, '-p', folder, '-e', 'stderr', '-g', `daemon off; pid ${folder}/pid;`],
+  },
+  haproxy: {
+    edits: ({ port }) => [['bind :80', `bind 127.0.0.1:${port}`]],
+    args: (config) => ['-db', '-f', config],
+  },
+  caddy: {
+    edits: ({ port }) => [
+      [/^:80 \{/m, `:${port} {\n\tbind 127.0.0.1`],
+      [/^/, '{\n\tadmin off\n}\n'],
+    ],
+    args: (config) => ['run', '--adapter', 'caddyfile', '--config', config],
+  },
+}
+
+/**
+ * Starts the proxy of a configuration in front of a balancer.
+ * @param {import('node:test').TestContext} t
+ * @param {string} file in examples/proxies
+ * @param {number} upstream the balancer's port
+ * @param {[string, string][]} [changes] of what the file says: these words for those
+ * @returns {Promise<number>} the port on which it takes connections
+ */
+async function startProxy(t, file, upstream, changes = []) {
+  const name = file
+    .match(/^[a-z]+/i)[0]
+    .toLowerCase()
+    .replace('caddyfile', 'caddy')
+  const { edits, args } = PROGRAMS[name]
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
+  t.after(() => fs.rmSync(folder, { recursive: true, force: true }))
+  // nginx started by root works as somebody else.
+  fs.chmodSync(folder, 0o755)
+  const port = await freePort()
+  let text = fs.readFileSync(path.join(EXAMPLES, file), 'utf8')
+  for (const [from, to] of changes) text = replace(text, from, to)
+  for (const [from, to] of edits({ port, folder })) {
+    if (typeof from !== 'string' && !from.test(text)) continue
+    text = replace(text, from, to)
+  }
+  text = replace(
+    text,
+    /(?<=proxy_pass (http:\/\/)?|server (node )?|reverse_proxy )127\.0\.0\.1:8081/,
+    `127.0.0.1:${upstream}`,
+  )
+  const config = path.join(folder, file)
+  fs.writeFileSync(config, text)
+
+  let output = ''
+  const child = spawn(find(name), args(config, folder), {
+    cwd: folder,
+    // Caddy keeps things at home.
+    env: { ...process.env, HOME: folder, XDG_CONFIG_HOME: folder, XDG_DATA_HOME: folder },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => {
+      output += text
+    })
+  }
+  let ended = false
+  const exited = once(child, 'exit').then(() => {
+    ended = true
+  })
+  t.after(async () => {
+    if (!ended) {
+      // So that nginx does not replace its workers meanwhile.
+      signal(child.pid, 'SIGSTOP')
+      for (const pid of [child.pid, ...descendants(child.pid)]) signal(pid, 'SIGKILL')
+    }
+    await exited
+  })
+  // There is no event for it; and a connection, to try, would go on to the balancer.
+  await until(() => {
+    assert.ok(!ended, `${name} ended at once: ${output}`)
+    return isListening(port)
+  })
+  return port
+}
+
+/** Replaces what must be there. */
+function replace(text, from, to) {
+  const replaced = text.replace(from, () => to)
+  assert.notEqual(replaced, text, `the configuration does not say ${from}`)
+  return replaced
+}
+
+/** Where a program is; a failure of the test where it is nowhere. */
+function find(name) {
+  // Not all users have the system's programs in their path.
+  const folders = [...(process.env.PATH ?? '').split(path.delimiter), '/usr/sbin', '/usr/local/sbin']
+  const found = folders.map((folder) => path.join(folder, name)).find((file) => fs.existsSync(file))
+  assert.ok(found, `${name} is not installed. On Debian: apt-get install nginx libnginx-mod-stream haproxy caddy`)
+  return found
+}
+
+/** Whether somebody listens on a port of 127.0.0.1. */
+function isListening(port) {
+  const address = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  return fs
+    .readFileSync('/proc/net/tcp', 'utf8')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .some(([, local, , state]) => local === address && state === '0A')
+}
+
+/** A port that nobody listens on. */
+async function freePort() {
+  const server = net.createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address()
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+module.exports = { startProxy }

@@ -24,6 +24,8 @@ const TIMEOUT = { timeout: 15_000 }
 
 const PATIENT = { maxRetries: 400, retryDelay: 150 }
 
+const CLOSE = { connection: 'close' }
+
 // --- Headers -------------------------------------------------------------------------------------
 
 const SIGNATURE = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
@@ -146,14 +148,24 @@ async function balancing(t, workers, { at = [0, '127.0.0.1'], ...options } = {})
 /** Writes, and waits until the system has it. */
 const written = (socket, bytes) => new Promise((resolve) => socket.write(bytes, resolve))
 
-/** Reads exactly so many bytes. */
-async function read(socket, length) {
-  for (;;) {
-    const bytes = socket.read(length)
-    if (bytes) return bytes
-    if (socket.readableEnded) throw new Error('the connection has ended')
-    await once(socket, 'readable')
-  }
+/** The next bytes, exactly so many; what follows them stays. */
+function read(socket, length) {
+  return new Promise((resolve, reject) => {
+    const chunks = []
+    let missing = length
+    const settle = (outcome, value) => {
+      socket.off('data', onData).off('close', onClose).off('error', reject).pause()
+      outcome(value)
+    }
+    const onData = (chunk) => {
+      chunks.push(chunk.subarray(0, missing))
+      if (chunk.length > missing) socket.unshift(chunk.subarray(missing))
+      missing -= Math.min(missing, chunk.length)
+      if (missing === 0) settle(resolve, Buffer.concat(chunks))
+    }
+    const onClose = () => settle(reject, new Error(`the connection ended ${missing} bytes early`))
+    socket.on('data', onData).on('close', onClose).on('error', reject).resume()
+  })
 }
 
 /**
@@ -165,7 +177,7 @@ async function read(socket, length) {
 async function ask(at, header, { proxy: localAddress, ...options } = {}) {
   const socket = net.connect(typeof at === 'string' ? { path: at } : { port: at, host: '127.0.0.1', localAddress })
   socket.write(header)
-  const sent = http.get({ createConnection: () => socket, headers: { connection: 'close' }, ...options })
+  const sent = http.get({ createConnection: () => socket, headers: CLOSE, ...options })
   const [response] = await once(sent, 'response')
   return { ...JSON.parse(await readAll(response)), own: { address: localAddress, port: socket.localPort } }
 }
@@ -243,15 +255,15 @@ test('a server may speak first, and a client that ends its side is served', TIME
 
 // --- Who the client is ---------------------------------------------------------------------------
 
-/** For each kind of server, how to ask it behind a header; resolves with its answer and what to close. */
+/** For each kind of server, how to ask it on a connection that has begun with a header. */
 const ASK = {
   async default(socket) {
-    const [response] = await once(http.get({ createConnection: () => socket, agent: false }), 'response')
+    const [response] = await once(http.get({ createConnection: () => socket, headers: CLOSE }), 'response')
     return readAll(response)
   },
   async https(socket) {
     const secured = tls.connect({ socket, ...trusting() })
-    const [response] = await once(http.get({ createConnection: () => secured, agent: false }), 'response')
+    const [response] = await once(http.get({ createConnection: () => secured, headers: CLOSE }), 'response')
     return readAll(response)
   },
   http2: (socket) => stream(http2.connect('http://localhost', { createConnection: () => socket })),
@@ -372,11 +384,13 @@ const UNFINISHED = {
   'v2 without its last byte': v2(1, 0x11, V4).subarray(0, -1),
 }
 
-/** Waits until the other side has closed the connection, in whatever way, without a word. */
-async function closed(socket) {
-  socket.on('error', () => {})
-  socket.on('data', (data) => assert.fail(`an answer: ${data}`))
-  if (!socket.closed) await once(socket, 'close')
+/** Waits until the other side has closed the connection, or reset it, without a word. */
+function closed(socket) {
+  return new Promise((resolve, reject) => {
+    socket.on('error', () => {})
+    socket.on('data', (data) => reject(new Error(`an answer: ${data}`)))
+    socket.on('close', resolve)
+  })
 }
 
 for (const [name, cases, headerTimeout] of [
@@ -392,8 +406,9 @@ for (const [name, cases, headerTimeout] of [
       await t.test(what, async () => {
         const began = performance.now()
         const socket = await connect(port)
+        const end = closed(socket)
         if (bytes.length > 0) socket.write(bytes)
-        await closed(socket)
+        await end
         if (cases === UNFINISHED) assert.ok(performance.now() - began >= headerTimeout - 1)
         assert.equal(balancer.stats().rejected, ++rejected)
       })
@@ -435,10 +450,11 @@ test('who leaves without a word is gone, who leaves amid a header is rejected', 
   assert.equal(balancer.stats().rejected, 0)
   for (const way of ['end', 'destroy']) {
     const socket = await connect(port)
+    const end = closed(socket)
     await written(socket, 'PROXY TCP4 192.0.2.1')
     await identified(1)
     socket[way]()
-    await identified(0)
+    await Promise.all([end, identified(0)])
   }
   assert.deepEqual([balancer.stats().rejected, balancer.stats().gone], [2, 2 * leave.length])
   assert.equal(await worker.call('connections'), 0)
@@ -460,8 +476,9 @@ test('trustProxy: networks may speak the protocol, nobody else', TIMEOUT, async 
     for (const bytes of [from('192.0.2.1'), 'PROXY UNKNOWN\r\n', '']) {
       for (const proxy of strangers) {
         const socket = await connect(port, proxy)
+        const end = closed(socket)
         if (bytes) socket.write(bytes)
-        await closed(socket)
+        await end
       }
     }
     assert.equal(balancer.stats().rejected, 3 * strangers.length)
@@ -491,7 +508,7 @@ test('with behindProxy, the request decides the slot and the header is its peer'
   const balancer = await balancing(t, workers, { behindProxy: true, trustProxy })
   const { port } = balancer.address()
   const asked = async (source, forwarded, proxy = loopback(0)) => {
-    const headers = { connection: 'close', ...(forwarded && { 'x-forwarded-for': forwarded }) }
+    const headers = { ...CLOSE, ...(forwarded && { 'x-forwarded-for': forwarded }) }
     const answer = await ask(port, from(source), { proxy, headers })
     assert.deepEqual(answer.client, { address: source, port: 4660, family: 'IPv4' })
     assert.deepEqual(answer.proxy, { ...answer.own, family: 'IPv4' })

@@ -48,8 +48,12 @@ fn read_v1(bytes: &[u8]) -> Found {
         return if bytes.len() < V1_MAX { Found::Incomplete } else { Found::Invalid };
     };
     let line = &bytes[..=end];
+    // The parser wants no CR after a trailing space of some lines.
+    if !line.ends_with(b"\r\n") {
+        return Found::Invalid;
+    }
     // What else may stand in such a line is to be ignored; the parser counts its words.
-    if line.starts_with(b"PROXY UNKNOWN ") && line.ends_with(b"\r\n") {
+    if line.starts_with(b"PROXY UNKNOWN ") {
         return Found::Header { length: line.len(), source: None };
     }
     let Ok(header) = v1::Header::try_from(line) else { return Found::Invalid };
@@ -122,6 +126,8 @@ mod tests {
             "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n",
+            "PROXY UNKNOWN\n",
+            "PROXY UNKNOWN ffff::1 ffff::2 65535 \n",
             "PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
             "PROXY TCP4 ::1 ::1 1 2\r\n",
             "PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",

@@ -191,7 +191,7 @@ declare namespace sticky {
     headerTimeout?: number
 
     /**
-     * Bytes of a request's head, and of a PROXY header, that are looked at, 256 to 1048576. Beyond them as
+     * Bytes of a request's head, and of a PROXY header, that are looked at, 256 to 65536. Beyond them as
      * for `headerTimeout`.
      *
      * @default 16384

@@ -25,7 +25,8 @@ const PREFIX = 'sticky-listen:'
  *   address: Address, identity: Identity | null }} Channel
  * @typedef {{ cmd: 'sticky-listen:slots', listener: number, feed: number, slots: number, own: number[] }} Slots
  * @typedef {import('node:net').AddressInfo | string | null} Address as of `server.address()`
- * @typedef {{ key: string, ipv6Prefix: number, header: string, hops?: number, networks?: string[] }} Identity
+ * @typedef {{ key: string, ipv6Prefix: number, header: string, maxHeaderSize: number, hops?: number,
+ *   networks?: string[] }} Identity
  *   how a balancer tells clients apart by their requests, with its key in base64
  */
 

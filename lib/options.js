@@ -11,6 +11,9 @@ const DEFAULT_NAME = 'default'
 // A timer of Node can wait no longer.
 const MAX_DELAY = 2 ** 31 - 1
 
+// A connection of which nothing is taken off holds little more.
+const MAX_LOOK = 2 ** 16
+
 /**
  * A balancer's options, complete.
  * @typedef {object} Options
@@ -50,7 +53,7 @@ const BALANCER_CHECKS = {
   cipHeader: checkHeader,
   trustProxy: checkTrust,
   headerTimeout: (value, name) => checkNumber(value, name, 1, MAX_DELAY),
-  maxHeaderSize: (value, name) => checkInteger(value, name, 256, 2 ** 20),
+  maxHeaderSize: (value, name) => checkInteger(value, name, 256, MAX_LOOK),
   proxyProtocol: checkBoolean,
 }
 

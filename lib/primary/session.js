@@ -70,7 +70,10 @@ class Session {
     this.#activeWorkers = activeWorkers
     const { key, ipv6Prefix, behindProxy, cipHeader, trustProxy, maxRetries, retryDelay, ...rest } = options
     const identity = { ipv6Prefix, header: behindProxy ? cipHeader : undefined, ...trustProxy }
-    if (behindProxy) this.#identity = { ...identity, header: cipHeader, key: key.toString('base64') }
+    if (behindProxy) {
+      const { maxHeaderSize } = options
+      this.#identity = { ...identity, header: cipHeader, maxHeaderSize, key: key.toString('base64') }
+    }
     // Infinity times 0 is no patience, as 0 means none.
     const patience = retryDelay === 0 ? 0 : maxRetries * retryDelay
     this.#native = new native.Balancer(

@@ -13,6 +13,7 @@ class Feed {
   /** @type {number[]} those that this worker serves */
   #own = []
   #header = ''
+  #maxHeaderSize = 0
   /** @type {native.Identifier | undefined} */
   #identifier
 
@@ -23,8 +24,9 @@ class Feed {
     /** Changes with the slots. */
     this.epoch = 0
     if (!identity) return
-    const { key, header, ...rest } = identity
+    const { key, header, maxHeaderSize, ...rest } = identity
     this.#header = header
+    this.#maxHeaderSize = maxHeaderSize
     this.#identifier = new native.Identifier({ key: Buffer.from(key, 'base64'), header, ...rest })
   }
 
@@ -46,16 +48,20 @@ class Feed {
   }
 
   /**
-   * The lines of the header that names a request's client.
+   * The lines of the header that names a request's client, as far as the balancer would look for them.
    * @param {import('node:http').IncomingMessage} request
    */
-  lines({ rawHeaders }) {
+  lines({ method = '', url = '', rawHeaders }) {
     const lines = []
+    // The first line, and the empty one, without their words.
+    let length = method.length + url.length + '  HTTP/1.1\r\n\r\n'.length
     for (let n = 0; n < rawHeaders.length; n += 2) {
       const name = rawHeaders[n]
-      if (name.length === this.#header.length && name.toLowerCase() === this.#header) lines.push(rawHeaders[n + 1])
+      const value = rawHeaders[n + 1]
+      length += name.length + value.length + ': \r\n'.length
+      if (name.length === this.#header.length && name.toLowerCase() === this.#header) lines.push(value)
     }
-    return lines
+    return length > this.#maxHeaderSize ? [] : lines
   }
 
   /**

@@ -6,9 +6,14 @@
 // to the same worker, whoever's they are: those of other clients when a proxy pools its connections, and
 // those of clients whose slot another worker has taken over. Such a connection ends with its next response.
 
+const diagnostics = require('node:diagnostics_channel')
 const http = require('node:http')
 const debug = require('../debug')
 const { feedOf } = require('./adopted')
+
+// Published for each request of HTTP/1 before its listeners are called, which libraries may replace by
+// their own (engine.io does).
+const REQUEST = 'http.server.request.start'
 
 // A proxy that has once mixed clients of different slots on a connection does so on all that it is let
 // keep. For so long after the last such request, in milliseconds, it is let keep none.
@@ -27,11 +32,11 @@ class KeptConnections {
     this.#server = server
   }
 
-  /** From now on requests are looked at; of servers that do not speak HTTP/1 there are none. */
+  /** From now on requests are looked at. */
   watch() {
-    if (this.#watched || typeof this.#server.closeIdleConnections !== 'function') return
+    if (this.#watched) return
     this.#watched = true
-    this.#server.prependListener('request', this.#onRequest)
+    diagnostics.subscribe(REQUEST, this.#onRequest)
   }
 
   /** All connections end with their next response. */
@@ -44,10 +49,11 @@ class KeptConnections {
   close() {
     if (this.#leaving) return
     this.#watched = false
-    this.#server.off('request', this.#onRequest)
+    diagnostics.unsubscribe(REQUEST, this.#onRequest)
   }
 
-  #onRequest = (/** @type {http.IncomingMessage} */ request, /** @type {any} */ response) => {
+  #onRequest = (/** @type {any} */ { server, request, response }) => {
+    if (server !== this.#server) return
     if (this.#leaving || !this.#mayKeep(request)) response.shouldKeepAlive = false
   }
 

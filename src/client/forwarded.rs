@@ -11,6 +11,8 @@ pub enum Node<'a> {
     Address(IpAddr),
     /// Anything else, as it stands.
     Other(&'a [u8]),
+    /// A station that is mentioned and not named.
+    Unnamed,
 }
 
 /// How a header's value is written.
@@ -30,12 +32,21 @@ impl Syntax {
 
     /// The stations that the lines of a header name, the first one first.
     pub fn nodes<'a>(self, lines: &[&'a [u8]]) -> Vec<Node<'a>> {
-        let elements = lines.iter().flat_map(|line| split(line, b','));
         match self {
-            Self::List => elements.filter(|element| !element.is_empty()).map(node).collect(),
-            Self::Forwarded => elements
-                .filter_map(|element| split(element, b';').find_map(for_parameter))
+            Self::List => lines
+                .iter()
+                .flat_map(|line| line.split(|&byte| byte == b','))
+                .map(<[u8]>::trim_ascii)
+                .filter(|element| !element.is_empty())
                 .map(node)
+                .collect(),
+            Self::Forwarded => lines
+                .iter()
+                .flat_map(|line| split(line, b','))
+                .filter(|element| !element.is_empty())
+                .map(|element| {
+                    split(element, b';').find_map(for_parameter).map_or(Node::Unnamed, node)
+                })
                 .collect(),
         }
     }
@@ -51,7 +62,9 @@ fn for_parameter(pair: &[u8]) -> Option<&[u8]> {
 /// client that opens one would otherwise swallow what the proxies add to its line.
 fn split(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut quotation = Quotation::default();
-    line.iter().for_each(|&byte| quotation.read(byte));
+    for &byte in line {
+        quotation.read(byte);
+    }
     let quotes = !quotation.open;
     let mut quotation = Quotation::default();
     let outside = move |&byte: &u8| {
@@ -213,7 +226,7 @@ mod tests {
         assert_eq!(forwarded("for=192.0.2.60;proto=http;by=203.0.113.43"), [at("192.0.2.60")]);
         let three = "for=192.0.2.43, for=\"[2001:db8:cafe::17]\", for=unknown";
         assert_eq!(forwarded(three), [at("192.0.2.43"), at("2001:db8:cafe::17"), other("unknown")]);
-        assert_eq!(forwarded("proto=https;by=1.2.3.4"), []);
+        assert_eq!(forwarded("proto=https;by=1.2.3.4, ,for=::1"), [Node::Unnamed, at("::1")]);
         // A comma or semicolon in quotation marks separates nothing.
         assert_eq!(
             forwarded("host=\"a,for=9.9.9.9;\\\"for=8.8.8.8\"; FOR=1.2.3.4"),

@@ -53,13 +53,15 @@ impl Trust {
         let chosen = match self {
             Self::All => {
                 let address = way.iter().find(|node| matches!(node, Node::Address(_)));
-                return address.map_or(Named::Whole, |&node| named(node));
+                let unnamed = way.iter().all(|node| *node == Node::Unnamed);
+                let otherwise = if unnamed { Named::Peer } else { Named::Whole };
+                return address.map_or(otherwise, |&node| named(node));
             }
             // The peer is the first hop.
             Self::Hops(hops) => way.iter().rev().nth(hops - 1),
             Self::Networks(_) => way.iter().rev().find(|node| match node {
                 Node::Address(address) => !self.includes(Some(*address)),
-                Node::Other(_) => true,
+                Node::Other(_) | Node::Unnamed => true,
             }),
         };
         // Where all are trusted, the first station is the client.
@@ -71,6 +73,7 @@ fn named(node: Node<'_>) -> Named<'_> {
     match node {
         Node::Address(address) => Named::Address(address),
         Node::Other(other) => Named::Other(other),
+        Node::Unnamed => Named::Peer,
     }
 }
 
@@ -168,6 +171,18 @@ mod tests {
         assert_eq!(choose(&trust, "::ffff:127.0.0.1", "1.1.1.1"), at("1.1.1.1"));
         // A unix socket has its own way to say who may connect.
         assert_eq!(trust.choose(None, &Syntax::List.nodes(&[b"1.1.1.1"])), at("1.1.1.1"));
+    }
+
+    #[test]
+    fn a_station_without_a_name_hides_those_before_it() {
+        let way = Syntax::Forwarded.nodes(&[b"for=1.1.1.1, proto=https, for=10.0.0.3"]);
+        let choose = |trust: &Trust| trust.choose("10.0.0.4".parse().ok(), &way);
+        assert_eq!(choose(&Trust::Hops(1)), at("10.0.0.3"));
+        assert_eq!(choose(&Trust::Hops(2)), Named::Peer);
+        assert_eq!(choose(&trusted(&["uniquelocal"])), Named::Peer);
+        assert_eq!(choose(&Trust::All), at("1.1.1.1"));
+        let nameless = Syntax::Forwarded.nodes(&[b"proto=https"]);
+        assert_eq!(Trust::All.choose(None, &nameless), Named::Peer);
     }
 
     #[test]

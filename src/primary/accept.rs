@@ -62,11 +62,12 @@ pub struct Turn<'a> {
 }
 
 /// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading.
-/// `admit` says for how long a turn after this one would be in vain. Ends by itself only with the
-/// runtime.
+/// `admit` says for how long a turn after this one would be in vain. `relieve` is called when there are no
+/// descriptors, and says whether it could do something about it soon. Ends by itself only with the runtime.
 pub async fn run(
     listener: AsyncFd<OwnedFd>,
     mut admit: impl FnMut(Turn<'_>) -> Duration,
+    mut relieve: impl FnMut() -> bool,
 ) -> io::Result<()> {
     let mut spare = Spare::new();
     let mut back_off = BACK_OFF;
@@ -80,6 +81,7 @@ pub async fn run(
             // More may wait; others have their turn first.
             Ok(()) => {}
             Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(_) if relieve() => {}
             Err(_) => shed = spare.shed(listener.get_ref()),
         }
         let pause = admit(Turn { accepted: &mut accepted, shed });

@@ -220,13 +220,11 @@ impl Balancer {
         let core = Arc::clone(&self.core);
         let (release, released) = channel();
         let task = self.runtime.handle().spawn(async move {
-            let admit = {
-                let core = Arc::clone(&core);
-                move |mut turn: Turn<'_>| core.admit(&mut turn)
-            };
+            let admit = |mut turn: Turn<'_>| core.admit(&mut turn);
+            let relieve = || core.relieve();
             // Dropped after the loop's future, and with it after the listening socket.
             let _release: Sender<()> = release;
-            let _ = accept::run(listener, admit).await;
+            let _ = accept::run(listener, admit, relieve).await;
         });
         self.acceptor = Some(Acceptor { task: task.abort_handle(), released });
         Ok(())
@@ -234,7 +232,12 @@ impl Balancer {
 
     /// Takes in a connection that somebody else accepted.
     pub fn inject(&self, fd: OwnedFd) {
-        let peer = socket::peer(fd.as_fd());
+        let Ok(peer) = socket::peer(fd.as_fd()) else {
+            let mut state = self.core.lock();
+            state.accepted += 1;
+            state.gone += 1;
+            return;
+        };
         let _runtime = self.runtime.handle().enter();
         self.core.admit(&mut Turn { accepted: &mut vec![Accepted { fd, peer }], shed: 0 });
     }
@@ -372,6 +375,18 @@ impl Core {
         }
         self.place(&mut state, outcomes, now);
         state.pace()
+    }
+
+    /// Lets go of descriptors: those that were looked at longest go on by what is known of them. Returns
+    /// whether there were any.
+    fn relieve(self: &Arc<Self>) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let outcomes =
+            state.identify.as_mut().map(|identify| identify.hurry(now)).unwrap_or_default();
+        let any = !outcomes.is_empty();
+        self.place(&mut state, outcomes, now);
+        any
     }
 
     /// Looks at connections that were not identified yet and of which there is news.
@@ -611,9 +626,14 @@ async fn watch(core: Arc<Core>, mut poll: Poll) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => result?,
         }
-        if events.iter().count() < EVENTS {
+        let all = events.iter().count() < EVENTS;
+        if all {
             ready.clear_ready();
         }
         core.on_ready(&events);
+        if !all {
+            // Others have their turn first.
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! Who waits costs a descriptor and an entry in one set that the system watches: no task, no buffer.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -24,10 +24,14 @@ use crate::sys::socket::Accepted;
 /// Most heads are shorter, and what follows them need not be copied.
 const FIRST_LOOK: usize = 2048;
 
-/// A head that comes in more pieces than these is looked at no more often than every so often, so that a
-/// client that sends it byte by byte costs no more than others.
+/// A head that comes in more pieces than these is looked at ever less often, so that a client that sends
+/// it byte by byte costs little more than others: not before a rest, which doubles with each look.
 const EAGER_LOOKS: u8 = 8;
 const REST: Duration = Duration::from_millis(10);
+const REST_DOUBLINGS: u8 = 4;
+
+/// How many go on by what is known of them when there are no descriptors left.
+const HURRIED: usize = 64;
 
 /// How far and how long to look.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +63,8 @@ struct Entry {
     ended: bool,
     looks: u8,
     resting: bool,
+    /// Whether something has come while it rested.
+    news: bool,
     deadline: Instant,
 }
 
@@ -70,8 +76,8 @@ pub struct Identify {
     /// By their number, and so in the order of their deadlines too.
     entries: BTreeMap<usize, Entry>,
     next: usize,
-    /// Those that are not looked at before then, in that order.
-    resting: VecDeque<(Instant, usize)>,
+    /// Those that are not looked at before then.
+    resting: BTreeSet<(Instant, usize)>,
 }
 
 thread_local! {
@@ -88,7 +94,7 @@ impl Identify {
             registry,
             entries: BTreeMap::new(),
             next: 0,
-            resting: VecDeque::new(),
+            resting: BTreeSet::new(),
         }
     }
 
@@ -112,6 +118,7 @@ impl Identify {
             ended: false,
             looks: 1,
             resting: false,
+            news: false,
             deadline: now + self.limits.time,
         };
         let mut found = self.look(&mut entry, false);
@@ -135,12 +142,13 @@ impl Identify {
     /// Looks again at those whose rest is over, and for the last time at those whose time is up.
     pub fn due(&mut self, now: Instant) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        while let Some(&(until, number)) = self.resting.front()
+        while let Some(&(until, number)) = self.resting.first()
             && until <= now
         {
-            self.resting.pop_front();
-            if let Some(entry) = self.entries.get_mut(&number) {
-                entry.resting = false;
+            self.resting.pop_first();
+            let Some(entry) = self.entries.get_mut(&number) else { continue };
+            entry.resting = false;
+            if std::mem::take(&mut entry.news) {
                 outcomes.extend(self.look_at(number, false, now));
             }
         }
@@ -152,10 +160,16 @@ impl Identify {
         outcomes
     }
 
+    /// Looks for the last time at those that wait longest.
+    pub fn hurry(&mut self, now: Instant) -> Vec<Outcome> {
+        let oldest: Vec<_> = self.entries.keys().copied().take(HURRIED).collect();
+        oldest.into_iter().filter_map(|number| self.look_at(number, true, now)).collect()
+    }
+
     /// When [`due`](Self::due) has something to do next.
     pub fn next_due(&self) -> Option<Instant> {
         let deadline = self.entries.first_key_value().map(|(_, entry)| entry.deadline);
-        let rest = self.resting.front().map(|&(until, _)| until);
+        let rest = self.resting.first().map(|&(until, _)| until);
         deadline.into_iter().chain(rest).min()
     }
 
@@ -171,6 +185,7 @@ impl Identify {
         let Token(number) = event.token();
         let entry = self.entries.get_mut(&number)?;
         entry.ended |= event.is_read_closed();
+        entry.news = entry.resting;
         if entry.resting { None } else { self.look_at(number, false, now) }
     }
 
@@ -183,7 +198,8 @@ impl Identify {
         entry.looks = entry.looks.saturating_add(1);
         if entry.looks > EAGER_LOOKS {
             entry.resting = true;
-            self.resting.push_back((now + REST, number));
+            let doublings = (entry.looks - EAGER_LOOKS - 1).min(REST_DOUBLINGS);
+            self.resting.insert((now + REST * (1 << doublings), number));
         }
         self.entries.insert(number, entry);
         None
@@ -278,5 +294,95 @@ fn receive(fd: &OwnedFd, bytes: &mut [u8], flags: MsgFlags) -> Result<usize, Err
             Err(Errno::EINTR) => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    use mio::Poll;
+
+    use super::*;
+    use crate::client::address::Ipv6Prefix;
+    use crate::client::hash::ClientHasher;
+    use crate::client::identify::NamingHeader;
+    use crate::client::trust::Trust;
+
+    const LIMITS: LookLimits = LookLimits { time: Duration::from_secs(10), bytes: 4096 };
+
+    fn identify() -> (Poll, Identify) {
+        let poll = Poll::new().unwrap();
+        let rules = Identifier {
+            hasher: ClientHasher::new(b"a key for tests!", Ipv6Prefix::FULL),
+            header: Some(NamingHeader::new("x-forwarded-for")),
+            trust: Trust::All,
+            proxy_protocol: false,
+        };
+        let registry = poll.registry().try_clone().unwrap();
+        (poll, Identify::new(rules, LIMITS, registry))
+    }
+
+    fn connect(identify: &mut Identify, now: Instant) -> UnixStream {
+        let (near, far) = UnixStream::pair().unwrap();
+        assert!(identify.take(Accepted { fd: near.into(), peer: None }, now).is_none());
+        far
+    }
+
+    fn news(poll: &mut Poll, identify: &mut Identify, now: Instant) -> Vec<Outcome> {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        identify.ready(&events, now)
+    }
+
+    #[test]
+    fn who_falls_silent_amid_a_head_is_not_looked_at_again_before_the_deadline() {
+        let now = Instant::now();
+        let (mut poll, mut identify) = identify();
+        let mut client = connect(&mut identify, now);
+        for byte in b"GET / HTTP/1.1\r\n" {
+            client.write_all(&[*byte]).unwrap();
+            assert!(news(&mut poll, &mut identify, now).is_empty());
+        }
+        // The first pieces were looked at as they came; the rest is looked at once after it.
+        assert_eq!(identify.next_due(), Some(now + REST));
+        assert!(identify.due(now + REST).is_empty());
+        assert_eq!(identify.next_due(), Some(now + REST * 3));
+        assert!(identify.due(now + REST * 3).is_empty());
+        assert_eq!(identify.next_due(), Some(now + LIMITS.time));
+        assert_eq!(identify.due(now + LIMITS.time).len(), 1);
+        assert!(identify.is_empty());
+    }
+
+    #[test]
+    fn what_comes_during_a_rest_is_seen_after_it() {
+        let now = Instant::now();
+        let (mut poll, mut identify) = identify();
+        let mut client = connect(&mut identify, now);
+        for byte in b"GET / HTTP/1.1\r\n\r\n" {
+            client.write_all(&[*byte]).unwrap();
+            assert!(news(&mut poll, &mut identify, now).is_empty());
+        }
+        assert!(matches!(identify.due(now + REST)[..], [Outcome::Client(..)]));
+    }
+
+    #[test]
+    fn guarantee_8_bounded_the_longest_waiting_go_on_when_told() {
+        let now = Instant::now();
+        let (_poll, mut identify) = identify();
+        let clients: Vec<_> = (0..=HURRIED).map(|_| connect(&mut identify, now)).collect();
+        assert_eq!(identify.hurry(now).len(), HURRIED);
+        assert_eq!(identify.len(), 1);
+        assert_eq!(identify.clear().len(), 1);
+        drop(clients);
+    }
+
+    #[test]
+    fn who_leaves_without_a_word_is_gone() {
+        let now = Instant::now();
+        let (mut poll, mut identify) = identify();
+        drop(connect(&mut identify, now));
+        assert!(matches!(news(&mut poll, &mut identify, now)[..], [Outcome::Gone]));
     }
 }

@@ -46,7 +46,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     };
     #[cfg(not(target_os = "linux"))]
     set_flags(&fd)?;
-    Ok(Accepted { fd, peer: ip(&storage) })
+    Ok(Accepted { fd, peer: ip(&storage)? })
 }
 
 /// What `accept4` does in the same call elsewhere.
@@ -58,8 +58,8 @@ fn set_flags(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The address of a connection's peer; `None` on a unix socket or when the peer is gone already.
-pub fn peer(connection: BorrowedFd<'_>) -> Option<IpAddr> {
+/// The address of a connection's peer; `None` on a unix socket. An error if the peer is gone already.
+pub fn peer(connection: BorrowedFd<'_>) -> io::Result<Option<IpAddr>> {
     // SAFETY: as in `accept`.
     let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
     let mut length = STORAGE_LEN;
@@ -67,23 +67,26 @@ pub fn peer(connection: BorrowedFd<'_>) -> Option<IpAddr> {
     let result = unsafe {
         libc::getpeername(connection.as_raw_fd(), (&raw mut storage).cast(), &raw mut length)
     };
-    if result == 0 { ip(&storage) } else { None }
+    if result == 0 { ip(&storage) } else { Err(io::Error::last_os_error()) }
 }
 
-fn ip(storage: &libc::sockaddr_storage) -> Option<IpAddr> {
+/// An address is not to be taken for none: only on a unix socket there is none.
+fn ip(storage: &libc::sockaddr_storage) -> io::Result<Option<IpAddr>> {
     match libc::c_int::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the kernel wrote a `sockaddr_in`, as the family says; the storage is larger
             // and at least as aligned.
             let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
-            Some(IpAddr::V4(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes())))
+            Ok(Some(IpAddr::V4(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()))))
         }
         libc::AF_INET6 => {
             // SAFETY: as above, for a `sockaddr_in6`.
             let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
-            Some(IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr)))
+            Ok(Some(IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr))))
         }
-        _ => None,
+        libc::AF_UNIX => Ok(None),
+        // macOS says nothing of a peer that has reset the connection.
+        _ => Err(io::Error::from_raw_os_error(libc::ECONNABORTED)),
     }
 }
 

@@ -6,6 +6,7 @@ use divan::{Bencher, black_box};
 use sticky_listen::channel::frame::{FRAME_LEN, Frame, FrameReader};
 use sticky_listen::client::address::Ipv6Prefix;
 use sticky_listen::client::hash::{self, ClientHasher};
+use sticky_listen::client::http_head;
 
 fn main() {
     divan::main();
@@ -46,7 +47,8 @@ fn slot(bencher: Bencher<'_, '_>, slots: u32) {
 
 #[divan::bench]
 fn frame_encode(bencher: Bencher<'_, '_>) {
-    bencher.bench(|| black_box(Frame::Deliver { first: 1 << 40, count: 64 }).encode());
+    bencher
+        .bench(|| black_box(Frame::Deliver { first: 1 << 40, count: 64, sources: false }).encode());
 }
 
 #[divan::bench]
@@ -65,4 +67,16 @@ fn frame_read_from_stream(bencher: Bencher<'_, '_>) {
             black_box(frame);
         }
     });
+}
+
+/// As a browser sends it through a proxy.
+const HEAD: &[u8] = b"GET /socket.io/?EIO=4&transport=polling&t=Oi2NTXy&sid=lv_VI97HAXpY6yYWAAAC HTTP/1.1\r\n\
+    Host: example.org\r\nConnection: close\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\nAccept: */*\r\n\
+    Accept-Language: en-US,en;q=0.9\r\nAccept-Encoding: gzip, deflate, br\r\nReferer: https://example.org/\r\n\
+    Cookie: session=s%3Aq7Wd0Yx3hT5m2kq8n4; theme=dark\r\n\r\n";
+
+#[divan::bench]
+fn head_scan(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| black_box(http_head::find(black_box(HEAD), "x-forwarded-for")));
 }

@@ -8,8 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sticky_listen::client::identify::Identifier;
+use sticky_listen::client::trust::Trust;
 use sticky_listen::primary::balancer::{Balancer, Config, Report};
 use sticky_listen::primary::dispatch::{Entry, Limits};
+use sticky_listen::primary::identify::LookLimits;
 
 use crate::load::{self, Crowd};
 use crate::{Outcome, addresses, allocator, process, sink};
@@ -33,7 +36,13 @@ impl Primary {
     fn start(workers: u32) -> Outcome<Self> {
         let (report, reports) = channel();
         let config = Config {
-            hasher: addresses::hasher(),
+            identifier: Identifier {
+                hasher: addresses::hasher(),
+                header: None,
+                trust: Trust::All,
+                proxy_protocol: false,
+            },
+            look: LookLimits { time: Duration::ZERO, bytes: 0 },
             limits: Limits {
                 pending_per_slot: PENDING,
                 patience: None,

@@ -7,7 +7,7 @@ use std::{io, mem};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use sticky_listen::channel::frame::{Frame, MAX_BATCH};
+use sticky_listen::channel::frame::MAX_BATCH;
 use sticky_listen::channel::passing::{self, PassingReader};
 use sticky_listen::sys::socket;
 use sticky_listen::worker::intake::Intake;
@@ -28,8 +28,7 @@ pub fn start(channels: &[OwnedFd]) -> Outcome<Child> {
         .spawn()?;
     for batch in channels.chunks(usize::from(MAX_BATCH)) {
         let fds: Vec<_> = batch.iter().map(OwnedFd::as_fd).collect();
-        let count = u16::try_from(fds.len())?;
-        passing::send(near.as_fd(), Frame::Deliver { first: 0, count }, &fds)?;
+        passing::deliver(near.as_fd(), 0, &fds, &[])?;
     }
     Ok(child)
 }
@@ -56,7 +55,7 @@ pub fn run() -> Outcome<()> {
             match intake.receive() {
                 Ok(Some(connections)) => {
                     intake.acknowledge()?;
-                    adopted.extend(connections);
+                    adopted.extend(connections.into_iter().map(|connection| connection.fd));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(None) | Err(_) => {

@@ -68,6 +68,24 @@ test('fault 8, no descriptors in the primary: shed, next to no CPU, recovered wh
   assert.ok(ends.filter((end) => end === 'answered').length >= 15, ends.join())
 })
 
+test('fault 8, silent peers take all descriptors of the primary: the longest silent make room, nobody else is shed', async (t) => {
+  const { primary, port } = await balanced(t, { workers: 1, options: { behindProxy: true } })
+  await workersOf(port, 1)
+  const SILENT = 40
+  limitTo(primary.pid, fdCount(primary.pid) + SILENT)
+  const silent = []
+  for (let n = 0; n < 3 * SILENT; n++) {
+    const socket = await connect(port, loopback(n))
+    socket.on('error', () => {})
+    silent.push(socket)
+  }
+  for (let n = 0; n < 20; n++) assert.equal((await request(port)).status, 200)
+  const { refused, identifying } = await primary.call('stats')
+  assert.equal(refused, 0)
+  assert.ok(identifying <= SILENT, `${identifying} are still looked at`)
+  for (const socket of silent) socket.destroy()
+})
+
 test('fault 8, no descriptors in a worker: what it could not receive waits, and none vanishes', async (t) => {
   const { primary, port } = await balanced(t, { workers: 1 })
   const [worker] = await workersOf(port, 1)

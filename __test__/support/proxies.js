@@ -114,13 +114,20 @@ function replace(text, from, to) {
   return replaced
 }
 
-/** Where a program is; a failure of the test where it is nowhere. */
+/** Where a program is, if it is. */
 function find(name) {
   // Not all users have the system's programs in their path.
   const folders = [...(process.env.PATH ?? '').split(path.delimiter), '/usr/sbin', '/usr/local/sbin']
-  const found = folders.map((folder) => path.join(folder, name)).find((file) => fs.existsSync(file))
-  assert.ok(found, `${name} is not installed. On Debian: apt-get install nginx libnginx-mod-stream haproxy caddy`)
-  return found
+  return folders.map((folder) => path.join(folder, name)).find((file) => fs.existsSync(file))
+}
+
+/** Why these tests cannot run here, if they cannot. In CI, which installs all they need, that is an error. */
+function missingProxies() {
+  const missing = Object.keys(PROGRAMS).filter((name) => !find(name))
+  if (missing.length === 0) return false
+  const words = `not installed: ${missing.join(', ')}. On Debian: apt-get install nginx libnginx-mod-stream haproxy caddy`
+  if (process.env.CI) throw new Error(words)
+  return words
 }
 
 /** Whether somebody listens on a port of 127.0.0.1. */
@@ -143,4 +150,4 @@ async function freePort() {
   return port
 }
 
-module.exports = { startProxy }
+module.exports = { missingProxies, startProxy }

@@ -45,7 +45,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// Being woken costs more than accepting a connection. When every worker takes this long to notice what it is
 /// sent, connections are accepted and sent together every half of that time, and no later than the maximum:
 /// they would wait anyway.
-const PACED_FROM: Duration = Duration::from_micros(200);
+const PACED_FROM: Duration = Duration::from_micros(500);
 const MAX_PACE: Duration = Duration::from_micros(500);
 
 /// What JavaScript is told.

@@ -34,6 +34,9 @@ impl AsFd for Connection {
     }
 }
 
+/// When to try again to send where nothing can say that there is room.
+const ROOM_RETRY: Duration = Duration::from_millis(20);
+
 /// What to do after an attempt to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -80,7 +83,8 @@ impl Line {
     /// Must be called on the runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            socket: readiness::register(socket, Interest::READABLE | Interest::WRITABLE)?,
+            // Not for writing: each message that the worker takes would wake this thread.
+            socket: readiness::register(socket, Interest::READABLE)?,
             full: Notify::new(),
             broken: AtomicBool::new(false),
         })
@@ -94,9 +98,7 @@ impl Line {
         } else {
             Vec::new()
         };
-        let sent = self.socket.try_io(Interest::WRITABLE, |channel| {
-            passing::deliver(channel.as_fd(), first, &fds, &sources)
-        });
+        let sent = passing::deliver(self.socket.as_fd(), first, &fds, &sources);
         let Err(error) = sent else { return Sent::Yes };
         if error.kind() == io::ErrorKind::WouldBlock {
             self.full.notify_one();
@@ -115,6 +117,16 @@ impl Line {
         }
     }
 
+    /// Waits until the socket has room.
+    async fn room(&self) {
+        let watched = self.socket.as_fd().try_clone_to_owned();
+        match watched.and_then(|fd| readiness::register(fd, Interest::WRITABLE)) {
+            Ok(watched) => drop(watched.writable().await),
+            // No descriptors left. Trying again does no harm.
+            Err(_) => tokio::time::sleep(ROOM_RETRY).await,
+        }
+    }
+
     /// Reads until the channel ends. `on_event` says whether what was reported can be.
     pub async fn read(&self, mut on_event: impl FnMut(Event) -> bool) -> End {
         let mut answers = AnswerReader::default();
@@ -125,10 +137,7 @@ impl Line {
             tokio::select! {
                 () = &mut hello_by, if !answers.greeted() => return End::Silent,
                 () = self.full.notified(), if !full => full = true,
-                room = self.socket.writable(), if full => {
-                    if room.is_err() {
-                        return End::Closed;
-                    }
+                () = self.room(), if full => {
                     full = false;
                     on_event(Event::Room);
                 }

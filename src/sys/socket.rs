@@ -154,3 +154,29 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
 pub fn shutdown(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(socket::shutdown(socket.as_raw_fd(), Shutdown::Both)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
+
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+
+    #[test]
+    fn only_a_peer_on_a_unix_socket_has_no_address() {
+        let (near, _far) = pair().unwrap();
+        assert_eq!(peer(near.as_fd()).unwrap(), None);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connection, address) = listener.accept().unwrap();
+        assert_eq!(peer(connection.as_fd()).unwrap(), Some(address.ip()));
+        // A reset, which loses the address.
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&client, sockopt::Linger, &at_once).unwrap();
+        drop(client);
+        assert!(peer(connection.as_fd()).is_err());
+    }
+}

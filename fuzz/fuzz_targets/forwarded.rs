@@ -26,7 +26,9 @@ fuzz_target!(|input: (Option<u32>, u8, &[u8])| {
                 Named::Address(address) => assert!(way.contains(&Node::Address(address))),
                 Named::Other(name) => assert!(way.contains(&Node::Other(name))),
                 Named::Whole => assert!(trust == Trust::All && !way.is_empty()),
-                Named::Peer => assert!(way.is_empty() || !trust.includes(peer)),
+                Named::Peer => {
+                    assert!(way.is_empty() || way.contains(&Node::Unnamed) || !trust.includes(peer));
+                }
             }
             // Before the client, nobody's word counts.
             if let (Trust::Networks(_), Named::Address(address)) = (&trust, named) {

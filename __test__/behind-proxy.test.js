@@ -238,10 +238,13 @@ async function otherServer(t, kind, options) {
 test('HTTP/2 with prior knowledge goes on by the peer', async (t) => {
   const port = await otherServer(t, 'http2')
   const session = http2.connect(`http://127.0.0.1:${port}`)
-  t.after(() => session.close())
   const stream = session.request({ ':path': '/', 'x-forwarded-for': '192.0.2.1' })
   const [headers] = await once(stream, 'response')
   assert.equal(headers[':status'], 200)
+  stream.resume()
+  // Before the worker is killed, which would reset it.
+  session.close()
+  await once(session, 'close')
 })
 
 test('TLS goes on by the peer', async (t) => {
@@ -255,7 +258,7 @@ test('TLS goes on by the peer', async (t) => {
   const sent = https.get({ port, host: '127.0.0.1', agent: false, ca: cert, servername: 'localhost' })
   const [response] = await once(sent, 'response')
   assert.equal(response.statusCode, 200)
-  response.resume()
+  await once(response.resume(), 'end')
 })
 
 test('guarantee 8, bounded: 5,000 silent peers delay nobody, and cost a descriptor and little memory each', async (t) => {

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::sys::scheduling;
+
 /// How long ending may take. The thread never blocks, so this is never reached on a machine that
 /// runs at all; without it a fault here would hang the process at its exit.
 const END_TIME: Duration = Duration::from_secs(1);
@@ -53,6 +55,8 @@ impl Runtime {
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = channel();
         let thread = thread::Builder::new().name("sticky-listen".into()).spawn(move || {
+            // It works for microseconds at a time, and somebody waits for each of them.
+            scheduling::prefer_latency();
             // Dropping the sender stops it as well.
             let _ = runtime.block_on(stopped);
             drop(runtime);

@@ -8,4 +8,5 @@ pub mod callback_scope;
 pub mod descriptors;
 pub mod poll;
 pub mod readiness;
+pub mod scheduling;
 pub mod socket;

@@ -19,7 +19,7 @@ async function odd(t, how, options) {
 
 const unserved = {
   'never listens': /slots: \[4294967295\]/,
-  'speaks another version': /speaks version 99, this process 2: it gets no connections/,
+  'speaks another version': /speaks version 99, this process 3: it gets no connections/,
   'says hello in another version': /channel 1 ended: version 9/,
   'says garbage': /channel 1 ended: garbage/,
   'acknowledges what it was not sent': /channel 1 ended: garbage/,

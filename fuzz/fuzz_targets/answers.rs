@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
                 dispatch.attach(1, now);
                 Ok(())
             }
-            Answer::Adopted(through) => dispatch.adopted(1, through).map(|adopted| ended.extend(adopted)),
+            Answer::Adopted { through, .. } => dispatch.adopted(1, through).map(|adopted| ended.extend(adopted)),
             Answer::Returned(first, count) => dispatch.returned(1, first, count, now),
         };
         if valid.is_err() {

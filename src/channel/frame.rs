@@ -7,15 +7,17 @@
 //! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned |
 //! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; else zero |
 //! | 2 | 2 | count: the version in a hello, else connections; zero in adopted |
-//! | 4 | 4 | zero |
+//! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; else zero |
 //! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; zero in a hello |
 //!
 //! The worker says hello once. Then the primary delivers connections, numbered from zero without
 //! gaps; each deliver frame carries its connections' descriptors. The worker answers with what it
 //! adopted (all up to and including the number) and what it could not receive (returned).
 
-/// The version of these words. The two ends must agree on it.
-pub const VERSION: u16 = 2;
+use super::clock::Stamp;
+
+/// The version of these words, on which the two ends must agree. It goes with the one of `lib/messages.js`.
+pub const VERSION: u16 = 3;
 
 /// Bytes of a frame.
 pub const FRAME_LEN: usize = 16;
@@ -40,11 +42,15 @@ pub enum Frame {
         count: u16,
         /// Whether as many source records follow.
         sources: bool,
+        /// When it was sent.
+        sent: Stamp,
     },
     /// Worker to primary: from here on these are mine.
     Adopted {
         /// The last one's sequence number; all before it are meant too.
         through: u64,
+        /// Microseconds since the first of them was sent.
+        delay: u32,
     },
     /// Worker to primary: these did not reach me (no descriptors left), give them to another.
     Returned {
@@ -70,33 +76,37 @@ impl std::error::Error for Malformed {}
 impl Frame {
     /// The frame as bytes.
     pub fn encode(self) -> [u8; FRAME_LEN] {
-        let (kind, flag, count, seq) = match self {
-            Self::Hello { version } => (1, false, version, 0),
-            Self::Deliver { first, count, sources } => (2, sources, count, first),
-            Self::Adopted { through } => (3, false, 0, through),
-            Self::Returned { first, count } => (4, false, count, first),
+        let (kind, flag, count, time, seq) = match self {
+            Self::Hello { version } => (1, false, version, 0, 0),
+            Self::Deliver { first, count, sources, sent } => (2, sources, count, sent.0, first),
+            Self::Adopted { through, delay } => (3, false, 0, delay, through),
+            Self::Returned { first, count } => (4, false, count, 0, first),
         };
         let mut bytes = [0; FRAME_LEN];
         bytes[0] = kind;
         bytes[1] = u8::from(flag);
         bytes[2..4].copy_from_slice(&u16::to_le_bytes(count));
+        bytes[4..8].copy_from_slice(&u32::to_le_bytes(time));
         bytes[8..].copy_from_slice(&u64::to_le_bytes(seq));
         bytes
     }
 
     /// The frame that these bytes are.
     pub fn decode(bytes: &[u8; FRAME_LEN]) -> Result<Self, Malformed> {
-        let [kind, flag @ (0 | 1), c0, c1, 0, 0, 0, 0, seq @ ..] = *bytes else {
+        let [kind, flag @ (0 | 1), c0, c1, t0, t1, t2, t3, seq @ ..] = *bytes else {
             return Err(Malformed);
         };
         let count = u16::from_le_bytes([c0, c1]);
+        let time = u32::from_le_bytes([t0, t1, t2, t3]);
         let seq = u64::from_le_bytes(seq);
         let batch = (1..=MAX_BATCH).contains(&count) && seq.checked_add(u64::from(count)).is_some();
-        match (kind, flag) {
-            (1, 0) if seq == 0 => Ok(Self::Hello { version: count }),
-            (2, _) if batch => Ok(Self::Deliver { first: seq, count, sources: flag == 1 }),
-            (3, 0) if count == 0 => Ok(Self::Adopted { through: seq }),
-            (4, 0) if batch => Ok(Self::Returned { first: seq, count }),
+        match (kind, flag, time) {
+            (1, 0, 0) if seq == 0 => Ok(Self::Hello { version: count }),
+            (2, _, _) if batch => {
+                Ok(Self::Deliver { first: seq, count, sources: flag == 1, sent: Stamp(time) })
+            }
+            (3, 0, _) if count == 0 => Ok(Self::Adopted { through: seq, delay: time }),
+            (4, 0, 0) if batch => Ok(Self::Returned { first: seq, count }),
             _ => Err(Malformed),
         }
     }
@@ -141,9 +151,10 @@ mod tests {
         let count = 1..=MAX_BATCH;
         prop_oneof![
             any::<u16>().prop_map(|version| Frame::Hello { version }),
-            (seq.clone(), count.clone(), any::<bool>())
-                .prop_map(|(first, count, sources)| Frame::Deliver { first, count, sources }),
-            any::<u64>().prop_map(|through| Frame::Adopted { through }),
+            (seq.clone(), count.clone(), any::<bool>(), any::<u32>().prop_map(Stamp)).prop_map(
+                |(first, count, sources, sent)| Frame::Deliver { first, count, sources, sent }
+            ),
+            any::<(u64, u32)>().prop_map(|(through, delay)| Frame::Adopted { through, delay }),
             (seq, count).prop_map(|(first, count)| Frame::Returned { first, count }),
         ]
     }

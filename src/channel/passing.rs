@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use super::clock::Stamp;
 use super::frame::{FRAME_LEN, Frame, FrameReader, MAX_BATCH, Malformed};
 use super::source::{self, SOURCE_LEN};
 use crate::sys::descriptors;
@@ -29,7 +30,7 @@ pub fn deliver(
     sources: &[Option<SocketAddr>],
 ) -> io::Result<()> {
     let count = u16::try_from(fds.len()).unwrap_or(u16::MAX);
-    let frame = Frame::Deliver { first, count, sources: !sources.is_empty() };
+    let frame = Frame::Deliver { first, count, sources: !sources.is_empty(), sent: Stamp::now() };
     let mut bytes = [0; MESSAGE_MAX];
     bytes[..FRAME_LEN].copy_from_slice(&frame.encode());
     let mut length = FRAME_LEN;
@@ -164,7 +165,9 @@ mod tests {
         for (first, sources) in [(0, vec![]), (1, sources)] {
             let got = reader.receive(far.as_fd()).unwrap().unwrap();
             let count = if first == 0 { 1 } else { MAX_BATCH };
-            assert_eq!(got.frame, Frame::Deliver { first, count, sources: first == 1 });
+            let Frame::Deliver { sent, .. } = got.frame else { panic!("{:?}", got.frame) };
+            assert!(sent.until(Stamp::now()) < 60_000_000);
+            assert_eq!(got.frame, Frame::Deliver { first, count, sources: first == 1, sent });
             assert_eq!(got.sources, sources);
             received.extend(got.fds);
         }
@@ -191,7 +194,7 @@ mod tests {
     fn a_full_channel_would_block() {
         let (near, _far) = socket::pair().unwrap();
         let error = (0..1_000_000)
-            .find_map(|through| say(near.as_fd(), Frame::Adopted { through }).err())
+            .find_map(|through| say(near.as_fd(), Frame::Adopted { through, delay: 0 }).err())
             .expect("a socket buffer has an end");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
@@ -200,7 +203,7 @@ mod tests {
     fn a_frame_in_pieces_keeps_its_descriptors_and_sources() {
         let (near, far) = socket::pair().unwrap();
         let (mut here, there) = UnixStream::pair().unwrap();
-        let frame = Frame::Deliver { first: 9, count: 1, sources: true };
+        let frame = Frame::Deliver { first: 9, count: 1, sources: true, sent: Stamp(7) };
         let bytes = [&frame.encode()[..], &source::encode(Some(from(7)))].concat();
         let mut reader = PassingReader::default();
         descriptors::send(near.as_fd(), &bytes[..1], &[there.as_fd()]).unwrap();

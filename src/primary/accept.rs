@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -65,7 +66,7 @@ pub struct Turn<'a> {
 /// `admit` says for how long a turn after this one would be in vain. `relieve` is called when there are no
 /// descriptors, and says whether it could do something about it soon. Ends by itself only with the runtime.
 pub async fn run(
-    listener: AsyncFd<OwnedFd>,
+    listener: AsyncFd<Arc<OwnedFd>>,
     mut admit: impl FnMut(Turn<'_>) -> Duration,
     mut relieve: impl FnMut() -> bool,
 ) -> io::Result<()> {

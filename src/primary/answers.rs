@@ -1,5 +1,7 @@
 //! What a worker says on its channel, checked word by word. Pure: bytes in, events out.
 
+use std::time::Duration;
+
 use crate::channel::frame::{Frame, FrameReader, VERSION};
 
 /// What a worker said.
@@ -8,7 +10,12 @@ pub enum Answer {
     /// It is ready; always first, and said once.
     Hello,
     /// As [`Frame::Adopted`].
-    Adopted(u64),
+    Adopted {
+        /// As there.
+        through: u64,
+        /// As there.
+        delay: Duration,
+    },
     /// As [`Frame::Returned`].
     Returned(u64, u16),
 }
@@ -49,7 +56,9 @@ impl AnswerReader {
                 self.greeted = true;
                 Answer::Hello
             }
-            Frame::Adopted { through } if self.greeted => Answer::Adopted(through),
+            Frame::Adopted { through, delay } if self.greeted => {
+                Answer::Adopted { through, delay: Duration::from_micros(delay.into()) }
+            }
             Frame::Returned { first, count } if self.greeted => Answer::Returned(first, count),
             _ => return Err(Fault::Garbage),
         };
@@ -60,6 +69,7 @@ impl AnswerReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::clock::Stamp;
 
     fn read(frames: &[Frame]) -> Result<Vec<Answer>, Fault> {
         let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.encode()).collect();
@@ -75,17 +85,19 @@ mod tests {
 
     #[test]
     fn a_worker_says_hello_and_then_what_became_of_connections() {
-        let frames = [HELLO, Frame::Adopted { through: 3 }, Frame::Returned { first: 4, count: 2 }];
-        let answers = [Answer::Hello, Answer::Adopted(3), Answer::Returned(4, 2)];
+        let adopted = Frame::Adopted { through: 3, delay: 5000 };
+        let frames = [HELLO, adopted, Frame::Returned { first: 4, count: 2 }];
+        let adopted = Answer::Adopted { through: 3, delay: Duration::from_millis(5) };
+        let answers = [Answer::Hello, adopted, Answer::Returned(4, 2)];
         assert_eq!(read(&frames), Ok(answers.to_vec()));
     }
 
     #[test]
     fn another_version_is_told_apart_from_garbage() {
         assert_eq!(read(&[Frame::Hello { version: 9 }]), Err(Fault::Version(9)));
-        assert_eq!(read(&[Frame::Adopted { through: 0 }]), Err(Fault::Garbage));
+        assert_eq!(read(&[Frame::Adopted { through: 0, delay: 0 }]), Err(Fault::Garbage));
         assert_eq!(read(&[HELLO, HELLO]), Err(Fault::Garbage));
-        let deliver = Frame::Deliver { first: 0, count: 1, sources: false };
+        let deliver = Frame::Deliver { first: 0, count: 1, sources: false, sent: Stamp(0) };
         assert_eq!(read(&[HELLO, deliver]), Err(Fault::Garbage));
     }
 }

@@ -1,23 +1,17 @@
-//! The primary's end of a worker's channel: sends connections, reads what became of them.
+//! The primary's end of a worker's channel: sends connections, reads what became of them. Called under the
+//! balancer's lock; what it has to wait for, [`attend`](super::attend) waits for.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::answers::{Answer, AnswerReader, Fault};
 use crate::channel::passing;
-use crate::sys::{readiness, socket};
-
-/// How long a worker may take from being offered a channel to its hello. A worker that starts up
-/// may be busy for seconds; after this the offer is withdrawn and can be made again.
-const HELLO_TIME: Duration = Duration::from_secs(10);
+use crate::sys::socket;
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
@@ -34,9 +28,6 @@ impl AsFd for Connection {
     }
 }
 
-/// When to try again to send where nothing can say that there is room.
-const ROOM_RETRY: Duration = Duration::from_millis(20);
-
 /// What to do after an attempt to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -48,15 +39,6 @@ pub enum Sent {
     Exhausted,
 }
 
-/// A channel's socket, shared by the sending and the reading side.
-pub struct Line {
-    socket: AsyncFd<OwnedFd>,
-    /// Wakes the reading side to wait for room as well.
-    full: Notify,
-    /// Sending failed in a way that says nothing about the worker.
-    broken: AtomicBool,
-}
-
 /// How a channel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -66,32 +48,53 @@ pub enum End {
     Silent,
     /// The worker said what cannot be.
     Fault(Fault),
-    /// The system refused to send.
+    /// The system refused to send, or to watch the channel.
     Broken,
 }
 
-/// What the reading side reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The worker said something.
-    Answer(Answer),
-    /// There is room again after [`Sent::Full`].
-    Room,
+/// A channel's socket.
+pub struct Line {
+    socket: Arc<OwnedFd>,
+    answers: AnswerReader,
+    /// Says that the socket is full.
+    full: Arc<Notify>,
+    end: Option<End>,
 }
 
 impl Line {
-    /// Must be called on the runtime.
-    pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            // Not for writing: each message that the worker takes would wake this thread.
-            socket: readiness::register(socket, Interest::READABLE)?,
-            full: Notify::new(),
-            broken: AtomicBool::new(false),
-        })
+    /// The primary's end of a channel on this socket.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            answers: AnswerReader::default(),
+            full: Arc::default(),
+            end: None,
+        }
+    }
+
+    /// What there is to wait for: the socket, and to be told that it is full.
+    pub fn watched(&self) -> (Arc<OwnedFd>, Arc<Notify>) {
+        (Arc::clone(&self.socket), Arc::clone(&self.full))
+    }
+
+    /// Whether the worker has said hello.
+    pub fn greeted(&self) -> bool {
+        self.answers.greeted()
+    }
+
+    /// How it ended, once it has.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Gives the channel up. Whoever waits for its end is woken.
+    pub fn give_up(&mut self, end: End) {
+        self.end.get_or_insert(end);
+        let _ = socket::shutdown(self.socket.as_fd());
     }
 
     /// Sends a batch of connections, whose first has the number `first`.
-    pub fn send(&self, first: u64, connections: &[&Connection]) -> Sent {
+    pub fn send(&mut self, first: u64, connections: &[&Connection]) -> Sent {
         let fds: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
         let sources: Vec<_> = if connections.iter().any(|connection| connection.source.is_some()) {
             connections.iter().map(|connection| connection.source.as_deref().copied()).collect()
@@ -106,64 +109,39 @@ impl Line {
         }
         match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
             Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM | Errno::EINTR => Sent::Exhausted,
-            // The worker is gone. The reading side finds the end of the stream, after the
-            // acknowledgements that are still in it, and reports it.
+            // The worker is gone. Its end is noticed after the acknowledgements that are still in the socket.
             Errno::EPIPE | Errno::ECONNRESET => Sent::Full,
             _ => {
-                self.broken.store(true, Ordering::Relaxed);
-                let _ = socket::shutdown(self.socket.as_fd());
+                self.give_up(End::Broken);
                 Sent::Full
             }
         }
     }
 
-    /// Waits until the socket has room.
-    async fn room(&self) {
-        let watched = self.socket.as_fd().try_clone_to_owned();
-        match watched.and_then(|fd| readiness::register(fd, Interest::WRITABLE)) {
-            Ok(watched) => drop(watched.writable().await),
-            // No descriptors left. Trying again does no harm.
-            Err(_) => tokio::time::sleep(ROOM_RETRY).await,
+    /// What the worker has said since the last time, or some of it. Nothing: nothing more for now, or the end.
+    pub fn read(&mut self) -> Vec<Answer> {
+        let mut said = Vec::new();
+        let mut bytes = [0; 1024];
+        // After the end nothing counts that was said before.
+        if self.end.is_some() {
+            return said;
         }
-    }
-
-    /// Reads until the channel ends. `on_event` says whether what was reported can be.
-    pub async fn read(&self, mut on_event: impl FnMut(Event) -> bool) -> End {
-        let mut answers = AnswerReader::default();
-        let hello_by = tokio::time::sleep(HELLO_TIME);
-        tokio::pin!(hello_by);
-        let mut full = false;
+        let read = match nix::unistd::read(&self.socket, &mut bytes) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return said,
+            Ok(0) | Err(_) => {
+                self.end = Some(End::Closed);
+                return said;
+            }
+            Ok(read) => read,
+        };
+        let mut input = &bytes[..read];
         loop {
-            tokio::select! {
-                () = &mut hello_by, if !answers.greeted() => return End::Silent,
-                () = self.full.notified(), if !full => full = true,
-                () = self.room(), if full => {
-                    full = false;
-                    on_event(Event::Room);
-                }
-                ready = self.socket.readable() => {
-                    let Ok(mut ready) = ready else { return End::Closed };
-                    let mut bytes = [0; 1024];
-                    let read = match ready.try_io(|fd| Ok(nix::unistd::read(fd, &mut bytes)?)) {
-                        Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                        Ok(Ok(0) | Err(_)) if self.broken.load(Ordering::Relaxed) => return End::Broken,
-                        Ok(Ok(0) | Err(_)) => return End::Closed,
-                        Ok(Ok(read)) => read,
-                        Err(_would_block) => continue,
-                    };
-                    // That was all there is; what comes next is news.
-                    if read < bytes.len() {
-                        ready.clear_ready();
-                    }
-                    let mut input = &bytes[..read];
-                    loop {
-                        match answers.next(&mut input) {
-                            Ok(None) => break,
-                            Ok(Some(answer)) if on_event(Event::Answer(answer)) => {}
-                            Ok(Some(_)) => return End::Fault(Fault::Garbage),
-                            Err(fault) => return End::Fault(fault),
-                        }
-                    }
+            match self.answers.next(&mut input) {
+                Ok(None) => return said,
+                Ok(Some(answer)) => said.push(answer),
+                Err(fault) => {
+                    self.give_up(End::Fault(fault));
+                    return said;
                 }
             }
         }

@@ -343,9 +343,14 @@ impl<C> Dispatch<C> {
         self.slots.iter().filter_map(|slot| slot.serving)
     }
 
-    /// How many connections are in flight on a channel.
-    pub fn in_flight(&self, channel: Channel) -> usize {
-        self.lanes.get(&channel).map_or(0, Lane::in_flight)
+    /// Whether anything is in flight on a channel.
+    pub fn is_in_flight(&self, channel: Channel) -> bool {
+        self.lanes.get(&channel).is_some_and(|lane| !lane.is_idle())
+    }
+
+    /// Whether anything is in flight at all.
+    pub fn any_in_flight(&self) -> bool {
+        self.lanes.values().any(|lane| !lane.is_idle())
     }
 
     /// How many connections are neither adopted nor given back.

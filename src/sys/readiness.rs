@@ -2,13 +2,35 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers a non-blocking descriptor with the runtime that the caller is on, and owns it.
-pub fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, and `AsyncFd` gives it out by shared reference only, through
-    // which it cannot be closed or replaced; it is deregistered before it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+/// Registers a non-blocking descriptor with the runtime that the caller is on, and owns it, alone or with
+/// others.
+pub fn register(
+    fd: impl Into<Arc<OwnedFd>>,
+    interest: Interest,
+) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: an `OwnedFd` is open, and `Arc` and `AsyncFd` give it out by shared reference only, through
+    // which it cannot be closed or replaced; it is deregistered before this share of it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(fd.into(), interest) }?)
+}
+
+/// Watches a socket for its end alone, as the readability of what is returned. Not for what the peer says
+/// before that, which would wake the runtime.
+#[cfg(target_os = "linux")]
+pub fn register_end(socket: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+    // Within a set of its own, as tokio asks the system for more at the least.
+    let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    set.add(socket, EpollEvent::new(EpollFlags::EPOLLRDHUP, 0))?;
+    register(set.0, Interest::READABLE)
+}
+
+/// Watches a socket for its end, and for what the peer says before that, which cannot be told apart here.
+#[cfg(not(target_os = "linux"))]
+pub fn register_end(socket: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    register(Arc::clone(socket), Interest::READABLE)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::channel::clock::Stamp;
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing::{self, PassingReader, Received};
 
@@ -21,8 +22,8 @@ pub struct Arrived {
 pub struct Intake {
     channel: OwnedFd,
     reader: PassingReader,
-    /// The last connection that was received and is not acknowledged yet.
-    received: Option<u64>,
+    /// What was received and is not acknowledged yet: the last connection, and when the first was sent.
+    received: Option<(u64, Stamp)>,
 }
 
 impl Intake {
@@ -42,7 +43,7 @@ impl Intake {
         else {
             return Ok(None);
         };
-        let Frame::Deliver { first, count, .. } = frame else {
+        let Frame::Deliver { first, count, sent, .. } = frame else {
             return Err(unexpected("the primary only delivers"));
         };
         let Some(arrived) = u16::try_from(fds.len()).ok().filter(|&n| n <= count) else {
@@ -54,7 +55,8 @@ impl Intake {
             self.say(Frame::Returned { first, count: count - arrived })?;
         }
         if arrived > 0 {
-            self.received = Some(first + u64::from(arrived) - 1);
+            let since = self.received.map_or(sent, |(_, since)| since);
+            self.received = Some((first + u64::from(arrived) - 1, since));
         }
         let sources = sources.into_iter().chain(std::iter::repeat(None));
         Ok(Some(fds.into_iter().zip(sources).map(|(fd, source)| Arrived { fd, source }).collect()))
@@ -63,7 +65,8 @@ impl Intake {
     /// Takes over what was received: from here on the primary never gives it to another. After an
     /// error what was received must be closed untouched, and the channel with it.
     pub fn acknowledge(&mut self) -> io::Result<()> {
-        self.received.take().map_or(Ok(()), |through| self.say(Frame::Adopted { through }))
+        let Some((through, since)) = self.received.take() else { return Ok(()) };
+        self.say(Frame::Adopted { through, delay: since.until(Stamp::now()) })
     }
 
     /// Answers the primary. That it is gone is no error here: then nobody else holds what it
@@ -107,14 +110,18 @@ mod tests {
     fn heard(near: &OwnedFd) -> Vec<Frame> {
         let mut reader = PassingReader::default();
         std::iter::from_fn(|| reader.receive(near.as_fd()).ok().flatten())
-            .map(|r| r.frame)
+            .map(|r| match r.frame {
+                // How long it took does not matter here.
+                Frame::Adopted { through, .. } => Frame::Adopted { through, delay: 0 },
+                frame => frame,
+            })
             .collect()
     }
 
     /// Sends descriptors of which the test needs only one end, `fds` of the `count` that it says.
     fn deliver(near: &OwnedFd, first: u64, count: u16, fds: usize) {
         let (a, _b) = socket::pair().unwrap();
-        let frame = Frame::Deliver { first, count, sources: false };
+        let frame = Frame::Deliver { first, count, sources: false, sent: Stamp::now() };
         descriptors::send(near.as_fd(), &frame.encode(), &vec![a.as_fd(); fds]).unwrap();
     }
 
@@ -126,7 +133,7 @@ mod tests {
         assert_eq!(intake.receive().unwrap().unwrap().len(), 2);
         assert_eq!(heard(&near), []);
         intake.acknowledge().unwrap();
-        assert_eq!(heard(&near), [Frame::Adopted { through: 1 }]);
+        assert_eq!(heard(&near), [Frame::Adopted { through: 1, delay: 0 }]);
         intake.acknowledge().unwrap();
         assert_eq!(heard(&near), []);
         assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -149,7 +156,8 @@ mod tests {
         deliver(&near, 7, 3, 1);
         assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
         intake.acknowledge().unwrap();
-        let answers = [Frame::Returned { first: 8, count: 2 }, Frame::Adopted { through: 7 }];
+        let answers =
+            [Frame::Returned { first: 8, count: 2 }, Frame::Adopted { through: 7, delay: 0 }];
         assert_eq!(heard(&near), answers);
         deliver(&near, 10, 2, 0);
         assert!(intake.receive().unwrap().unwrap().is_empty());
@@ -171,7 +179,7 @@ mod tests {
     fn guarantee_4_exactly_one_owner_what_cannot_be_acknowledged_is_not_adopted() {
         let (near, mut intake) = channel();
         let mut through = 0;
-        while passing::say(intake.as_fd(), Frame::Adopted { through }).is_ok() {
+        while passing::say(intake.as_fd(), Frame::Adopted { through, delay: 0 }).is_ok() {
             through += 1;
         }
         deliver(&near, 0, 1, 1);
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn nonsense_ends_the_channel() {
         let (near, mut intake) = channel();
-        passing::say(near.as_fd(), Frame::Adopted { through: 0 }).unwrap();
+        passing::say(near.as_fd(), Frame::Adopted { through: 0, delay: 0 }).unwrap();
         assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
         let (near, mut intake) = channel();
         deliver(&near, 0, 1, 2);

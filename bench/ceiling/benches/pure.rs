@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use divan::{Bencher, black_box};
+use sticky_listen::channel::clock::Stamp;
 use sticky_listen::channel::frame::{FRAME_LEN, Frame, FrameReader};
 use sticky_listen::client::address::Ipv6Prefix;
 use sticky_listen::client::hash::{self, ClientHasher};
@@ -48,18 +49,23 @@ fn slot(bencher: Bencher<'_, '_>, slots: u32) {
 #[divan::bench]
 fn frame_encode(bencher: Bencher<'_, '_>) {
     bencher
-        .bench(|| black_box(Frame::Deliver { first: 1 << 40, count: 64, sources: false }).encode());
+        .bench(|| black_box(Frame::Deliver {
+            first: 1 << 40,
+            count: 64,
+            sources: false,
+            sent: Stamp(1),
+        }).encode());
 }
 
 #[divan::bench]
 fn frame_decode(bencher: Bencher<'_, '_>) {
-    let bytes = Frame::Adopted { through: 1 << 40 }.encode();
+    let bytes = Frame::Adopted { through: 1 << 40, delay: 1 }.encode();
     bencher.bench(|| Frame::decode(black_box(&bytes)));
 }
 
 #[divan::bench]
 fn frame_read_from_stream(bencher: Bencher<'_, '_>) {
-    let stream: Vec<u8> = (0..64).flat_map(|through| Frame::Adopted { through }.encode()).collect();
+    let stream: Vec<u8> = (0..64).flat_map(|through| Frame::Adopted { through, delay: 1 }.encode()).collect();
     bencher.counter(divan::counter::BytesCount::new(64 * FRAME_LEN)).bench(|| {
         let mut reader = FrameReader::default();
         let mut input = black_box(stream.as_slice());

@@ -83,6 +83,11 @@ impl<C> Lane<C> {
         self.in_flight.iter().flatten().count()
     }
 
+    /// Whether anything is in flight: what came back takes no room at the front.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flying<C>> {
         self.in_flight.iter_mut().flatten()
     }

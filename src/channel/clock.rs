@@ -1,0 +1,39 @@
+//! What both ends of a channel call time.
+
+use nix::time::{ClockId, clock_gettime};
+
+/// A moment of the system's monotonic clock, in microseconds. Begins anew every 71 minutes, so only its distance
+/// to another means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub u32);
+
+impl Stamp {
+    /// This moment.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "modulo 2^32")]
+    pub fn now() -> Self {
+        // There always is such a clock.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+            now.tv_sec().wrapping_mul(1_000_000).wrapping_add(now.tv_nsec() / 1000)
+        });
+        Self(now as u32)
+    }
+
+    /// Microseconds from this to a later moment.
+    pub fn until(self, later: Self) -> u32 {
+        later.0.wrapping_sub(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_over_its_end() {
+        assert_eq!(Stamp(u32::MAX).until(Stamp(4)), 5);
+        let before = Stamp::now();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let passed = before.until(Stamp::now());
+        assert!((2000..60_000_000).contains(&passed), "{passed}");
+    }
+}

@@ -9,7 +9,7 @@ const { balanced, fdCount, signal, workersOf } = require('../support/process')
 
 test('fault 2, stuck then dead: all that waited are answered by the replacement, whole', async (t) => {
   const { primary, port } = await balanced(t)
-  const workers = await workersOf(port, 120)
+  const workers = await workersOf(port, 200)
   const stuck = workers[0]
   const waiting = workers.flatMap((worker, n) => (worker === stuck ? [n] : [])).slice(0, 50)
   const others = workers.flatMap((worker, n) => (worker === stuck ? [] : [n]))

@@ -18,7 +18,8 @@ const { check } = require('./lib/targets')
 const { workloads: allWorkloads } = require('./lib/workloads')
 
 const CEILING = 'ceiling'
-const WORKERS = 2
+// What the targets are about.
+const TARGET_WORKERS = 2
 // Below the range of the ports that clients get.
 const FIRST_PORT = 21_000
 
@@ -28,6 +29,7 @@ const WARM_UP_SECONDS = 1
 const USAGE = `npm run bench -- [options]
   --workloads A,B,...   of: ${allWorkloads.map(({ name }) => name).join(', ')}, ${CEILING} (all)
   --contenders A,B,...  of: ${allContenders.map(({ name }) => name).join(', ')} (all)
+  --workers N           of each contender (${TARGET_WORKERS}; the targets are checked with no other)
   --rounds N            (5)
   --seconds S           for each measurement (5)
   --rate R              connections/s of the open loop (a third of what bare reaches)
@@ -40,6 +42,7 @@ function options() {
     options: {
       workloads: { type: 'string' },
       contenders: { type: 'string' },
+      workers: { type: 'string' },
       rounds: { type: 'string' },
       seconds: { type: 'string' },
       rate: { type: 'string' },
@@ -70,6 +73,7 @@ function options() {
     workloads: allWorkloads.filter(({ name }) => workloads.includes(name)),
     contenders: allContenders.filter(({ name }) => contenders.includes(name)),
     withCeiling: workloads.includes(CEILING),
+    workers: Number(values.workers ?? TARGET_WORKERS),
     rounds: Number(values.rounds ?? (quick ? 2 : 5)),
     seconds: Number(values.seconds ?? (quick ? 1 : 5)),
     rate: Number(values.rate ?? 0),
@@ -84,10 +88,11 @@ let port = FIRST_PORT
  * Runs a contender for as long as `use` takes. Each gets a port of its own: the last one's may be busy.
  * @template T
  * @param {import('./contenders').Contender} contender
+ * @param {number} workers
  * @param {(running: import('./lib/workloads').Running) => Promise<T>} use
  */
-async function withRunning(contender, use) {
-  const running = new Running(contender, port++, WORKERS)
+async function withRunning(contender, workers, use) {
+  const running = new Running(contender, port++, workers)
   try {
     await running.ready()
     return await use(running)
@@ -101,11 +106,14 @@ function warmUp(running) {
   return load.run({ port: running.port, seconds: WARM_UP_SECONDS, xff: running.contender.behindProxy })
 }
 
-/** @param {number} seconds */
-async function thirdOfSaturation(seconds) {
+/**
+ * @param {number} workers
+ * @param {number} seconds
+ */
+async function thirdOfSaturation(workers, seconds) {
   const bare = allContenders.find(({ name }) => name === 'bare')
   if (!bare) throw new Error('nothing to take the rate from')
-  return withRunning(bare, async (running) => {
+  return withRunning(bare, workers, async (running) => {
     await warmUp(running)
     const { connectionsPerSecond } = await load.run({ port: running.port, seconds })
     return Math.round(connectionsPerSecond / 3)
@@ -124,7 +132,7 @@ async function measure(contender, workloads, setting) {
   const results = []
   const warm = own.filter(({ fresh }) => !fresh)
   if (warm.length) {
-    await withRunning(contender, async (running) => {
+    await withRunning(contender, setting.workers, async (running) => {
       await warmUp(running)
       for (const workload of warm) {
         results.push({ workload: workload.name, figures: await workload.measure(running, setting) })
@@ -132,7 +140,7 @@ async function measure(contender, workloads, setting) {
     })
   }
   for (const workload of own.filter(({ fresh }) => fresh)) {
-    const figures = await withRunning(contender, (running) => workload.measure(running, setting))
+    const figures = await withRunning(contender, setting.workers, (running) => workload.measure(running, setting))
     results.push({ workload: workload.name, figures })
   }
   return results
@@ -149,7 +157,18 @@ function measureCeiling(rounds, seconds) {
 }
 
 async function run() {
-  const { help, workloads, contenders, withCeiling, rounds, seconds, rate: givenRate, sockets, out } = options()
+  const {
+    help,
+    workloads,
+    contenders,
+    withCeiling,
+    workers,
+    rounds,
+    seconds,
+    rate: givenRate,
+    sockets,
+    out,
+  } = options()
   if (help) return console.log(USAGE)
 
   const remarks = contenders.flatMap((contender) => missing(contender) ?? []).map((remark) => `Left out: ${remark}.`)
@@ -157,14 +176,14 @@ async function run() {
   const where = machine()
 
   const needsRate = givenRate === 0 && workloads.some(({ name }) => name === 'latency')
-  const rate = needsRate ? await thirdOfSaturation(seconds) : givenRate
+  const rate = needsRate ? await thirdOfSaturation(workers, seconds) : givenRate
   /** @type {import('./lib/summary').Measurement[]} */
   const measurements = []
   for (let round = 1; round <= rounds; round++) {
     for (const contender of shuffled(present)) {
       console.error(`round ${round} of ${rounds}: ${contender.name}`)
       try {
-        for (const result of await measure(contender, workloads, { seconds, rate, sockets })) {
+        for (const result of await measure(contender, workloads, { workers, seconds, rate, sockets })) {
           measurements.push({ round, contender: contender.name, ...result })
         }
       } catch (error) {
@@ -177,9 +196,9 @@ async function run() {
   const ceiling = withCeiling ? measureCeiling(rounds, Math.min(seconds, 2)) : undefined
   const result = {
     machine: where,
-    setting: { workers: WORKERS, rounds, seconds, rate, sockets },
+    setting: { workers, rounds, seconds, rate, sockets },
     remarks,
-    targets: check({ summary, ceiling }),
+    targets: workers === TARGET_WORKERS ? check({ summary, ceiling }) : [],
     summary,
     ceiling,
     measurements,

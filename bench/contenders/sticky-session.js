@@ -1,5 +1,6 @@
 'use strict'
 
+// @ts-expect-error it has no types
 const sticky = require('sticky-session')
 const { announceCluster } = require('./announce')
 const { PORT, WORKERS } = require('./environment')

@@ -108,7 +108,7 @@ function report(result, workloads, contenders) {
       .filter(({ name }) => result.summary[name]?.length)
       .map((workload) => workloadTable(workload, result.summary[workload.name], contenders)),
     ...(result.ceiling ? [ceilingTable(result.ceiling)] : []),
-    targetTable(result.targets),
+    ...(result.targets.length ? [targetTable(result.targets)] : []),
   ].join('\n\n')
 }
 

@@ -10,6 +10,7 @@ const { openFileLimit } = require('./machine')
 
 /**
  * @typedef {object} Setting
+ * @property {number} workers
  * @property {number} seconds
  * @property {number} rate of the open loop, in connections per second
  * @property {number} sockets

@@ -22,6 +22,7 @@ const unserved = {
   'speaks another version': /speaks version 99, this process 3: it gets no connections/,
   'says hello in another version': /channel 1 ended: version 9/,
   'says garbage': /channel 1 ended: garbage/,
+  'goes in the middle of a word': /channel 1 ended: closed/,
   'acknowledges what it was not sent': /channel 1 ended: garbage/,
 }
 

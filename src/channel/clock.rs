@@ -18,9 +18,10 @@ impl Stamp {
         Self(now as u32)
     }
 
-    /// Microseconds from this to a later moment.
+    /// Microseconds from this to a later moment; 0 where clocks of two processors disagree on which is later.
     pub fn until(self, later: Self) -> u32 {
-        later.0.wrapping_sub(self.0)
+        let passed = later.0.wrapping_sub(self.0);
+        if passed > u32::MAX / 2 { 0 } else { passed }
     }
 }
 
@@ -31,6 +32,7 @@ mod tests {
     #[test]
     fn time_passes_over_its_end() {
         assert_eq!(Stamp(u32::MAX).until(Stamp(4)), 5);
+        assert_eq!(Stamp(4).until(Stamp(3)), 0);
         let before = Stamp::now();
         std::thread::sleep(std::time::Duration::from_millis(2));
         let passed = before.until(Stamp::now());

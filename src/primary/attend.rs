@@ -52,22 +52,28 @@ impl Attended {
         let Self { greeting, full } = self;
         let hello_by = tokio::time::sleep(HELLO_TIME);
         tokio::pin!(hello_by);
-        let socket = loop {
+        let greeted = loop {
             tokio::select! {
-                () = &mut hello_by => return End::Silent,
+                () = &mut hello_by => match listen() {
+                    Stage::Offered => return End::Silent,
+                    // In the last moment.
+                    Stage::Open => break greeting,
+                    Stage::Ended(end) => return end,
+                },
                 ready = greeting.readable() => {
                     let Ok(mut ready) = ready else { return End::Broken };
                     // First, so that nothing that comes meanwhile is missed.
                     ready.clear_ready();
                     match listen() {
                         Stage::Offered => {}
-                        Stage::Open => break greeting.into_inner(),
+                        Stage::Open => break greeting,
                         Stage::Ended(end) => return end,
                     }
                 }
             }
         };
-        let Ok(ending) = readiness::register_end(&socket) else { return End::Broken };
+        let socket = Arc::clone(greeted.get_ref());
+        let ending = readiness::for_end(greeted);
         let mut is_full = false;
         loop {
             tokio::select! {

@@ -99,7 +99,8 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// A balancer that accepts nothing yet. `report` is called on the runtime's thread.
+    /// A balancer that accepts nothing yet. `report` is called under the
+    /// lock, mostly on the runtime's thread, and must not wait.
     pub fn start(
         config: Config,
         report: impl Fn(Report) + Send + Sync + 'static,

@@ -68,7 +68,7 @@ struct State {
     next_collect: Option<Instant>,
     collect_interval: Duration,
     last_collect: Instant,
-    /// When all channels are read next.
+    /// When all channels that are open are read next.
     next_audit: Instant,
     /// When those who wait are looked at next, while any do.
     next_sweep: Option<Instant>,
@@ -98,6 +98,11 @@ impl State {
 
     fn identifying(&self) -> usize {
         self.identify.as_ref().map_or(0, Identify::len)
+    }
+
+    /// Whether there is a worker that may still say what became of a connection.
+    fn awaits_answers(&self) -> bool {
+        !self.lines.is_empty() && self.dispatch.any_in_flight()
     }
 
     /// Lets go of connections whose client has left while they waited.
@@ -285,16 +290,18 @@ impl Core {
         })
     }
 
-    /// Lets go of descriptors: those that were looked at longest go on by what is known of them. Returns
-    /// whether there were any.
+    /// Lets go of descriptors: our copies of what workers have taken over, and connections that were looked at
+    /// longest, which go on by what is known of them. Returns whether there were any.
     pub(super) fn relieve(self: &Arc<Self>) -> bool {
         let now = Instant::now();
         self.act(|state| {
+            self.catch_up(state);
+            let copies = !state.taken.is_empty();
             let outcomes =
                 state.identify.as_mut().map(|identify| identify.hurry(now)).unwrap_or_default();
             let any = !outcomes.is_empty();
             self.place(state, outcomes, now);
-            any
+            any || copies
         })
     }
 
@@ -370,7 +377,7 @@ impl Core {
         } else if !starving {
             state.starving_since = None;
         }
-        if state.next_collect.is_none() && state.dispatch.any_in_flight() {
+        if state.next_collect.is_none() && state.awaits_answers() {
             state.collect_interval = IDLE_COLLECT_INTERVAL;
             state.next_collect = Some(Instant::now() + IDLE_COLLECT_INTERVAL);
             self.rescheduled.notify_one();
@@ -440,7 +447,7 @@ impl Core {
         } else {
             (state.collect_interval * 2).min(MAX_COLLECT_INTERVAL)
         };
-        state.next_collect = state.dispatch.any_in_flight().then(|| now + state.collect_interval);
+        state.next_collect = state.awaits_answers().then(|| now + state.collect_interval);
     }
 
     /// The same, for those who want to know what is so.
@@ -538,7 +545,8 @@ impl Core {
             self.collect_in_turn(state, now);
         }
         if state.next_audit <= now {
-            if self.hear_all(state, now, |_| true) {
+            // A hello is for whoever waits for it.
+            if self.hear_all(state, now, |open| open.line.greeted()) {
                 self.pump(state);
             }
             state.next_audit = now + AUDIT_INTERVAL;

@@ -126,24 +126,79 @@ impl Line {
         if self.end.is_some() {
             return said;
         }
-        let read = match nix::unistd::read(&self.socket, &mut bytes) {
-            Err(Errno::EAGAIN | Errno::EINTR) => return said,
-            Ok(0) | Err(_) => {
-                self.end = Some(End::Closed);
-                return said;
-            }
-            Ok(read) => read,
-        };
-        let mut input = &bytes[..read];
         loop {
-            match self.answers.next(&mut input) {
-                Ok(None) => return said,
-                Ok(Some(answer)) => said.push(answer),
-                Err(fault) => {
-                    self.give_up(End::Fault(fault));
+            let read = match nix::unistd::read(&self.socket, &mut bytes) {
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return said,
+                Ok(0) | Err(_) => {
+                    self.give_up(End::Closed);
                     return said;
                 }
+                Ok(read) => read,
+            };
+            let mut input = &bytes[..read];
+            loop {
+                match self.answers.next(&mut input) {
+                    Ok(None) => break,
+                    Ok(Some(answer)) => said.push(answer),
+                    Err(fault) => {
+                        self.give_up(End::Fault(fault));
+                        return said;
+                    }
+                }
+            }
+            // A piece of an answer is no answer: what is behind it may be the end.
+            if !said.is_empty() {
+                return said;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::channel::frame::{Frame, VERSION};
+
+    fn said(far: &OwnedFd, bytes: &[u8]) {
+        assert_eq!(nix::unistd::write(far, bytes), Ok(bytes.len()));
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_read_first() {
+        let (near, far) = socket::pair().unwrap();
+        let mut line = Line::new(near);
+        assert_eq!((line.read(), line.greeted(), line.end()), (vec![], false, None));
+        said(&far, &Frame::Hello { version: VERSION }.encode());
+        said(&far, &Frame::Adopted { through: 0, delay: 7 }.encode());
+        drop(far);
+        let adopted = Answer::Adopted { through: 0, delay: Duration::from_micros(7) };
+        assert_eq!((line.read(), line.end()), (vec![Answer::Hello, adopted], None));
+        assert_eq!((line.read(), line.end()), (vec![], Some(End::Closed)));
+    }
+
+    #[test]
+    fn an_end_in_the_middle_of_a_word_is_an_end() {
+        let (near, far) = socket::pair().unwrap();
+        let mut line = Line::new(near);
+        said(&far, &Frame::Hello { version: VERSION }.encode()[..5]);
+        assert_eq!((line.read(), line.end()), (vec![], None));
+        said(&far, &[0]);
+        drop(far);
+        assert_eq!((line.read(), line.end()), (vec![], Some(End::Closed)));
+    }
+
+    #[test]
+    fn nothing_counts_after_nonsense() {
+        let (near, far) = socket::pair().unwrap();
+        let mut line = Line::new(near);
+        said(&far, &[0xff; 16]);
+        said(&far, &Frame::Hello { version: VERSION }.encode());
+        let fault = Some(End::Fault(Fault::Garbage));
+        assert_eq!((line.read(), line.end()), (vec![], fault));
+        line.give_up(End::Broken);
+        assert_eq!((line.read(), line.end()), (vec![], fault));
     }
 }

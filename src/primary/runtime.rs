@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 
 use crate::sys::scheduling;
 
-/// How long ending may take. The thread never blocks, so this is never reached on a machine that
-/// runs at all; without it a fault here would hang the process at its exit.
+/// How long ending may take. The thread blocks for a millisecond at most, so this is never reached on a machine
+/// that runs at all; without it a fault here would hang the process at its exit.
 const END_TIME: Duration = Duration::from_secs(1);
 
 /// The thread and its tokio runtime. Dropping the last reference ends both: running tasks are

@@ -18,19 +18,22 @@ pub fn register(
     Ok(unsafe { AsyncFd::register_with_interest(fd.into(), interest) }?)
 }
 
-/// Watches a socket for its end alone, as the readability of what is returned. Not for what the peer says
-/// before that, which would wake the runtime.
+/// From a socket that is watched for all that comes to one that is watched for its end alone, as the readability of
+/// what is returned: not for what the peer says before that, which would wake the runtime. The socket must stay
+/// open. Where that cannot be told apart, or there are no descriptors for it, it stays as it was.
+pub fn for_end(socket: AsyncFd<Arc<OwnedFd>>) -> AsyncFd<Arc<OwnedFd>> {
+    #[cfg(target_os = "linux")]
+    if let Ok(end) = register_end(socket.get_ref()) {
+        return end;
+    }
+    socket
+}
+
+/// Within a set of its own, as tokio asks the system for more at the least.
 #[cfg(target_os = "linux")]
-pub fn register_end(socket: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+fn register_end(socket: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-    // Within a set of its own, as tokio asks the system for more at the least.
     let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     set.add(socket, EpollEvent::new(EpollFlags::EPOLLRDHUP, 0))?;
     register(set.0, Interest::READABLE)
-}
-
-/// Watches a socket for its end, and for what the peer says before that, which cannot be told apart here.
-#[cfg(not(target_os = "linux"))]
-pub fn register_end(socket: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    register(Arc::clone(socket), Interest::READABLE)
 }

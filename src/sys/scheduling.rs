@@ -17,7 +17,7 @@ pub fn prefer_latency() {
     {
         // SAFETY: all zeroes is a valid `sched_attr`.
         let mut attributes: libc::sched_attr = unsafe { mem::zeroed() };
-        #[expect(clippy::cast_possible_truncation, reason = "56 bytes")]
+        #[expect(clippy::cast_possible_truncation, reason = "a small structure")]
         let size = mem::size_of::<libc::sched_attr>() as u32;
         // SAFETY: the kernel writes at most `size` bytes to `attributes`, which outlives the call; 0 is the
         // calling thread.

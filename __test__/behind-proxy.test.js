@@ -16,7 +16,7 @@ const path = require('node:path')
 const { test: nodeTest } = require('node:test')
 const { createBalancer } = require('..')
 const { connect, parallel, readAll, request, until } = require('./support/client')
-const { balanced, fdCount, start } = require('./support/process')
+const { balanced, fdCount, settledFdCount, start } = require('./support/process')
 const { has } = require('./support/tools')
 
 const test = (name, body) => nodeTest(name, { timeout: 60_000 }, body)
@@ -267,7 +267,7 @@ test('guarantee 8, bounded: 5,000 silent peers delay nobody, and cost a descript
   const { primary, port } = await behind(t)
   await workersOf(port)
   const resident = () => Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync(`/proc/${primary.pid}/status`, 'utf8'))[1]) * 1024
-  const before = { descriptors: fdCount(primary.pid), memory: resident() }
+  const before = { descriptors: await settledFdCount(primary.pid), memory: resident() }
   const peers = []
   t.after(() => peers.forEach((peer) => void peer.destroy()))
   await parallel(SILENT, 50, async (n) => {
@@ -293,7 +293,7 @@ test('guarantee 8, bounded: 5,000 silent peers delay nobody, and cost a descript
 test('guarantee 7, nothing kills the primary: 500 resets before the first byte, and amid a head', async (t) => {
   const { primary, port } = await behind(t)
   await workersOf(port)
-  const before = fdCount(primary.pid)
+  const before = await settledFdCount(primary.pid)
   await parallel(500, 50, async (n) => {
     const socket = await connect(port)
     socket.on('error', () => {})

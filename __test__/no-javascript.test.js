@@ -10,7 +10,7 @@ const os = require('node:os')
 const path = require('node:path')
 const { test } = require('node:test')
 const { loopback, parallel, request, until } = require('./support/client')
-const { fdCount, start } = require('./support/process')
+const { fdCount, settledFdCount, start } = require('./support/process')
 const { has } = require('./support/tools')
 
 const CONNECTIONS = 200
@@ -36,7 +36,7 @@ test('no connection is handled in JavaScript in the primary', async (t) => {
       !/TracerPid:\t0/.test(fs.readFileSync(`/proc/${primary.pid}/task/${[...threads.keys()].at(-1)}/status`, 'utf8')),
   )
 
-  const fds = fdCount(primary.pid)
+  const fds = await settledFdCount(primary.pid)
   await parallel(CONNECTIONS, 8, async (n) => {
     assert.equal((await request(port, { localAddress: loopback(n) })).status, 200)
   })

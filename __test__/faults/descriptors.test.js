@@ -8,7 +8,7 @@ const fs = require('node:fs')
 const { test } = require('node:test')
 const { setTimeout: wait } = require('node:timers/promises')
 const { connect, loopback, readAll, request, until } = require('../support/client')
-const { balanced, fdCount, signal, workersOf } = require('../support/process')
+const { balanced, fdCount, settledFdCount, signal, workersOf } = require('../support/process')
 
 const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
 // The hard limit stays, so that the soft one can be raised again without privileges.
@@ -30,7 +30,7 @@ test('fault 8, no descriptors in the primary: shed, next to no CPU, recovered wh
   const [worker] = await workersOf(port, 1)
   // Connections stay in the primary while nobody takes them.
   signal(worker, 'SIGSTOP')
-  limitTo(primary.pid, fdCount(primary.pid) + 20)
+  limitTo(primary.pid, (await settledFdCount(primary.pid)) + 20)
   const outcomes = []
   const sockets = []
   for (let n = 0; n < 60; n++) {
@@ -72,7 +72,7 @@ test('fault 8, silent peers take all descriptors of the primary: the longest sil
   const { primary, port } = await balanced(t, { workers: 1, options: { behindProxy: true } })
   await workersOf(port, 1)
   const SILENT = 40
-  limitTo(primary.pid, fdCount(primary.pid) + SILENT)
+  limitTo(primary.pid, (await settledFdCount(primary.pid)) + SILENT)
   const silent = []
   for (let n = 0; n < 3 * SILENT; n++) {
     const socket = await connect(port, loopback(n))

@@ -5,7 +5,7 @@
 const assert = require('node:assert/strict')
 const { test } = require('node:test')
 const { connect, loopback, parallel, readAll, request, until } = require('../support/client')
-const { balanced, fdCount, signal, workersOf } = require('../support/process')
+const { balanced, fdCount, settledFdCount, signal, workersOf } = require('../support/process')
 
 test('fault 7, hostile peers: 10,000 resets right after connect harm nobody', async (t) => {
   const { primary, port } = await balanced(t)
@@ -24,7 +24,7 @@ test('fault 7, hostile peers: 10,000 resets right after connect harm nobody', as
 
 test('fault 7, hostile peers: half-open and silent connections cost the primary nothing', async (t) => {
   const { primary, port } = await balanced(t)
-  const fds = fdCount(primary.pid)
+  const fds = await settledFdCount(primary.pid)
   const sockets = await Promise.all(Array.from({ length: 300 }, (_, n) => connect(port, loopback(n))))
   await until(async () => (await primary.call('stats')).adopted === sockets.length)
   await until(() => fdCount(primary.pid) <= fds)

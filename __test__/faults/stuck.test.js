@@ -5,7 +5,7 @@
 const assert = require('node:assert/strict')
 const { test } = require('node:test')
 const { connect, loopback, parallel, readAll, request, until } = require('../support/client')
-const { balanced, fdCount, signal, workersOf } = require('../support/process')
+const { balanced, fdCount, settledFdCount, signal, workersOf } = require('../support/process')
 
 test('fault 2, stuck then dead: all that waited are answered by the replacement, whole', async (t) => {
   const { primary, port } = await balanced(t)
@@ -46,7 +46,7 @@ test('fault 3, frozen: maxPending wait, the next get 503 at once, and all who wa
   const maxPending = 200
   const { primary, port } = await balanced(t, { workers: 1, options: { maxPending, maxRetries: 400 } })
   const [worker] = await workersOf(port, 1)
-  const fds = fdCount(primary.pid)
+  const fds = await settledFdCount(primary.pid)
   signal(worker, 'SIGSTOP')
   const waiting = Array.from({ length: maxPending }, (_, n) => request(port, { localAddress: loopback(n) }))
   await until(async () => {
@@ -102,7 +102,7 @@ test("fault 6, the primary's event loop blocked for 3 s: throughput goes on", as
 test('a client that vanishes while it waits is let go of at once', async (t) => {
   const { primary, port } = await balanced(t, { workers: 1 })
   const [worker] = await workersOf(port, 1)
-  const fds = fdCount(primary.pid)
+  const fds = await settledFdCount(primary.pid)
   signal(worker, 'SIGSTOP')
   // In flight to the worker, as many as may be: these are its to find out about.
   const sent = await Promise.all(Array.from({ length: 128 }, () => connect(port)))

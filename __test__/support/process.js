@@ -159,4 +159,23 @@ function fdCount(pid) {
   return fs.readdirSync(`/proc/${pid}/fd`).length
 }
 
-module.exports = { FIXTURES, Fixture, balanced, descendants, fdCount, signal, start, workersOf }
+// Looks, 5 ms apart, in which a number must stay the same to be settled.
+const SETTLED = 5
+
+/**
+ * How many descriptors a process has open when nothing happens to it: the primary closes its copies of connections
+ * some milliseconds after workers have taken them.
+ */
+async function settledFdCount(pid) {
+  let last
+  let same = 0
+  await until(() => {
+    const now = fdCount(pid)
+    same = now === last ? same + 1 : 0
+    last = now
+    return same === SETTLED
+  })
+  return last
+}
+
+module.exports = { FIXTURES, Fixture, balanced, descendants, fdCount, settledFdCount, signal, start, workersOf }

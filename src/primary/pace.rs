@@ -5,7 +5,8 @@
 //! what it is sent, there is more work than can be done at once, and connections wait in any case: then they are
 //! accepted and sent together every now and then. The slower the workers, the longer the pauses; by that, pauses
 //! that make workers slow (for what was sent together is done one by one) do not sustain themselves. A single quick
-//! worker ends them, so that a stuck one slows nobody.
+//! worker ends them, so that a stuck one slows nobody. Nor is there a pause in which few connections would come:
+//! workers that are busy with requests on those they have gain nothing by it.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,15 @@ const QUICK: Duration = Duration::from_micros(150);
 const PAUSE_FACTOR: u32 = 4;
 const MAX_PAUSE: Duration = Duration::from_millis(1);
 
-/// Acknowledgements over which the delay of a worker is averaged.
+/// Connections that must be expected in a pause. Its end is one more time of waking up.
+const WORTHWHILE: u32 = 2;
+
+/// Acknowledgements over which the delay of a worker is averaged, and turns over which the gap between
+/// connections is.
 const AVERAGED: u32 = 16;
+
+/// The longest gap that counts, so that a rush after a silence is soon known for one.
+const MAX_GAP: Duration = Duration::from_millis(10);
 
 /// How quick a worker is.
 #[derive(Debug, Default)]
@@ -41,15 +49,43 @@ impl Promptness {
 
     /// It has acknowledged something, and owes more since then.
     pub fn acknowledged(&mut self, delay: Duration, more: Option<Instant>) {
-        self.delay = (self.delay * (AVERAGED - 1) + delay) / AVERAGED;
+        self.delay = averaged(self.delay, delay);
         self.owing = more;
     }
 }
 
+/// How closely connections follow each other.
+#[derive(Debug)]
+pub struct Arrivals {
+    last: Instant,
+    gap: Duration,
+}
+
+impl Arrivals {
+    /// None yet.
+    pub fn new(now: Instant) -> Self {
+        Self { last: now, gap: MAX_GAP }
+    }
+
+    /// Some were accepted together.
+    pub fn came(&mut self, count: u32, now: Instant) {
+        if count > 0 {
+            let gap = now.saturating_duration_since(self.last) / count;
+            self.gap = averaged(self.gap, gap.min(MAX_GAP));
+            self.last = now;
+        }
+    }
+}
+
 /// How long to leave new connections alone.
-pub fn pause<'a>(workers: impl Iterator<Item = &'a Promptness>) -> Duration {
+pub fn pause<'a>(arrivals: &Arrivals, workers: impl Iterator<Item = &'a Promptness>) -> Duration {
     let quickest = workers.map(|worker| worker.delay).min().unwrap_or_default();
-    (quickest.saturating_sub(QUICK) * PAUSE_FACTOR).min(MAX_PAUSE)
+    let pause = (quickest.saturating_sub(QUICK) * PAUSE_FACTOR).min(MAX_PAUSE);
+    if pause < arrivals.gap * WORTHWHILE { Duration::ZERO } else { pause }
+}
+
+fn averaged(average: Duration, latest: Duration) -> Duration {
+    (average * (AVERAGED - 1) + latest) / AVERAGED
 }
 
 #[cfg(test)]
@@ -65,21 +101,54 @@ mod tests {
         worker
     }
 
+    /// Connections that came so far apart for long.
+    fn arrivals(micros: u64) -> Arrivals {
+        let mut now = Instant::now();
+        let mut arrivals = Arrivals::new(now);
+        for _ in 0..200 {
+            now += Duration::from_micros(micros * 3);
+            arrivals.came(3, now);
+        }
+        arrivals
+    }
+
     #[test]
     fn only_workers_that_are_all_slow_are_paced() {
-        assert_eq!(pause([].into_iter()), Duration::ZERO);
-        assert_eq!(pause([worker(100)].iter()), Duration::ZERO);
-        let between = pause([worker(250), worker(5000)].iter());
+        let rush = arrivals(50);
+        assert_eq!(pause(&rush, [].into_iter()), Duration::ZERO);
+        assert_eq!(pause(&rush, [worker(100)].iter()), Duration::ZERO);
+        let between = pause(&rush, [worker(250), worker(5000)].iter());
         assert!((380..=400).contains(&between.as_micros()), "{between:?}");
-        assert_eq!(pause([worker(5000), worker(9000)].iter()), MAX_PAUSE);
-        assert_eq!(pause([worker(5000), worker(100)].iter()), Duration::ZERO);
+        assert_eq!(pause(&rush, [worker(5000), worker(9000)].iter()), MAX_PAUSE);
+        assert_eq!(pause(&rush, [worker(5000), worker(100)].iter()), Duration::ZERO);
+    }
+
+    #[test]
+    fn there_is_no_pause_in_which_hardly_a_connection_would_come() {
+        assert_eq!(pause(&arrivals(450), [worker(5000)].iter()), MAX_PAUSE);
+        assert_eq!(pause(&arrivals(550), [worker(5000)].iter()), Duration::ZERO);
+        assert_eq!(pause(&Arrivals::new(Instant::now()), [worker(5000)].iter()), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_rush_is_known_for_one_within_fifty_turns() {
+        let mut now = Instant::now();
+        let mut arrivals = Arrivals::new(now);
+        now += Duration::from_secs(3600);
+        arrivals.came(1, now);
+        for _ in 0..50 {
+            now += Duration::from_micros(100);
+            arrivals.came(1, now);
+            arrivals.came(0, now);
+        }
+        assert_eq!(pause(&arrivals, [worker(5000)].iter()), MAX_PAUSE);
     }
 
     #[test]
     fn a_worker_that_lies_costs_no_more_than_the_longest_pause() {
         let mut liar = worker(100);
         liar.acknowledged(Duration::from_micros(u32::MAX.into()), None);
-        assert_eq!(pause([liar].iter()), MAX_PAUSE);
+        assert_eq!(pause(&arrivals(50), [liar].iter()), MAX_PAUSE);
     }
 
     #[test]

@@ -6,7 +6,7 @@ const { execFileSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
 const { parseArgs } = require('node:util')
-const { contenders: allContenders, missing } = require('./contenders')
+const { contenders: allContenders, another, missing } = require('./contenders')
 const load = require('./lib/load')
 const { machine } = require('./lib/machine')
 const { plot } = require('./lib/plots')
@@ -23,26 +23,32 @@ const TARGET_WORKERS = 2
 // Below the range of the ports that clients get.
 const FIRST_PORT = 21_000
 
-// Enough for V8 to have compiled what is hot.
-const WARM_UP_SECONDS = 1
+// Of each workload, before it is measured: enough for V8 to have compiled what is hot.
+const WARM_UP_SECONDS = 2
+// To find the rate of the open loop.
+const MIN_RATE_SECONDS = 3
 
 const USAGE = `npm run bench -- [options]
   --workloads A,B,...   of: ${allWorkloads.map(({ name }) => name).join(', ')}, ${CEILING} (all)
   --contenders A,B,...  of: ${allContenders.map(({ name }) => name).join(', ')} (all)
+  --other DIR           one contender more: this package as it is built in another folder
   --workers N           of each contender (${TARGET_WORKERS}; the targets are checked with no other)
-  --rounds N            (5)
-  --seconds S           for each measurement (5)
+  --starts N            of fresh processes of all contenders (5)
+  --rounds N            in each start (3)
+  --seconds S           for each measurement (1)
   --rate R              connections/s of the open loop (a third of what bare reaches)
   --sockets N           idle WebSockets (10000)
   --out DIR             where the JSON and SVG files go (bench/results)
-  --quick               2 rounds of 1 s, 1000 WebSockets, into bench/results/quick`
+  --quick               2 starts with 1 round, 1000 WebSockets, into bench/results/quick`
 
 function options() {
   const { values } = parseArgs({
     options: {
       workloads: { type: 'string' },
       contenders: { type: 'string' },
+      other: { type: 'string' },
       workers: { type: 'string' },
+      starts: { type: 'string' },
       rounds: { type: 'string' },
       seconds: { type: 'string' },
       rate: { type: 'string' },
@@ -71,11 +77,15 @@ function options() {
   return {
     help,
     workloads: allWorkloads.filter(({ name }) => workloads.includes(name)),
-    contenders: allContenders.filter(({ name }) => contenders.includes(name)),
+    contenders: [
+      ...allContenders.filter(({ name }) => contenders.includes(name)),
+      ...(values.other === undefined ? [] : [another(path.resolve(values.other))]),
+    ],
     withCeiling: workloads.includes(CEILING),
     workers: Number(values.workers ?? TARGET_WORKERS),
-    rounds: Number(values.rounds ?? (quick ? 2 : 5)),
-    seconds: Number(values.seconds ?? (quick ? 1 : 5)),
+    starts: Number(values.starts ?? (quick ? 2 : 5)),
+    rounds: Number(values.rounds ?? (quick ? 1 : 3)),
+    seconds: Number(values.seconds ?? 1),
     rate: Number(values.rate ?? 0),
     sockets: Number(values.sockets ?? (quick ? 1000 : 10_000)),
     out: path.resolve(values.out ?? path.join(__dirname, 'results', quick ? 'quick' : '')),
@@ -85,25 +95,19 @@ function options() {
 let port = FIRST_PORT
 
 /**
- * Runs a contender for as long as `use` takes. Each gets a port of its own: the last one's may be busy.
- * @template T
+ * Starts a contender. Each gets a port of its own: the last one's may be busy.
  * @param {import('./contenders').Contender} contender
  * @param {number} workers
- * @param {(running: import('./lib/workloads').Running) => Promise<T>} use
  */
-async function withRunning(contender, workers, use) {
+async function start(contender, workers) {
   const running = new Running(contender, port++, workers)
   try {
     await running.ready()
-    return await use(running)
-  } finally {
+    return running
+  } catch (error) {
     await running.stop()
+    throw error
   }
-}
-
-/** @param {import('./lib/workloads').Running} running */
-function warmUp(running) {
-  return load.run({ port: running.port, seconds: WARM_UP_SECONDS, xff: running.contender.behindProxy })
 }
 
 /**
@@ -113,37 +117,87 @@ function warmUp(running) {
 async function thirdOfSaturation(workers, seconds) {
   const bare = allContenders.find(({ name }) => name === 'bare')
   if (!bare) throw new Error('nothing to take the rate from')
-  return withRunning(bare, workers, async (running) => {
-    await warmUp(running)
+  const running = await start(bare, workers)
+  try {
+    await load.run({ port: running.port, seconds: WARM_UP_SECONDS })
     const { connectionsPerSecond } = await load.run({ port: running.port, seconds })
     return Math.round(connectionsPerSecond / 3)
-  })
+  } finally {
+    await running.stop()
+  }
 }
 
 /**
- * One contender's part of a round.
- * @param {import('./contenders').Contender} contender
+ * Measures contenders beside each other, from their start to their end.
+ * @param {import('./contenders').Contender[]} contenders
  * @param {import('./lib/workloads').Workload[]} workloads
- * @param {import('./lib/workloads').Setting} setting
+ * @param {import('./lib/workloads').Setting & { rounds: number }} setting
+ * @param {(contender: import('./contenders').Contender, error: unknown) => void} fail called when one drops out: it
+ *   must not take the others' results with it
  */
-async function measure(contender, workloads, setting) {
-  const own = workloads.filter(({ behindProxy }) => Boolean(behindProxy) === Boolean(contender.behindProxy))
-  /** @type {{ workload: string, figures: import('./lib/workloads').Figures }[]} */
-  const results = []
-  const warm = own.filter(({ fresh }) => !fresh)
-  if (warm.length) {
-    await withRunning(contender, setting.workers, async (running) => {
-      await warmUp(running)
-      for (const workload of warm) {
-        results.push({ workload: workload.name, figures: await workload.measure(running, setting) })
+async function measure(contenders, workloads, setting, fail) {
+  /** @type {Omit<import('./lib/summary').Measurement, 'start'>[]} */
+  const measurements = []
+  /** @type {Map<import('./contenders').Contender, import('./lib/workloads').Running>} */
+  const present = new Map()
+  /**
+   * @template T
+   * @param {import('./contenders').Contender} contender
+   * @param {() => Promise<T>} use
+   * @returns {Promise<T | undefined>}
+   */
+  const attempt = async (contender, use) => {
+    try {
+      return await use()
+    } catch (error) {
+      fail(contender, error)
+      const running = present.get(contender)
+      present.delete(contender)
+      await running?.stop()
+    }
+  }
+  const startAll = async () => {
+    for (const contender of shuffled(contenders)) {
+      await attempt(contender, async () => present.set(contender, await start(contender, setting.workers)))
+    }
+  }
+  const stopAll = async () => {
+    for (const running of present.values()) await running.stop()
+    present.clear()
+  }
+  /**
+   * @param {import('./lib/workloads').Workload} workload
+   * @param {import('./lib/workloads').Setting} how
+   * @param {(contender: import('./contenders').Contender, figures: import('./lib/workloads').Figures) => void} [note]
+   */
+  const round = async (workload, how, note) => {
+    for (const [contender, running] of shuffled([...present])) {
+      if (Boolean(workload.behindProxy) !== Boolean(contender.behindProxy)) continue
+      const figures = await attempt(contender, () => workload.measure(running, how))
+      if (figures) note?.(contender, figures)
+    }
+  }
+  try {
+    await startAll()
+    for (const workload of workloads.filter(({ fresh }) => !fresh)) {
+      await round(workload, { ...setting, seconds: WARM_UP_SECONDS })
+      for (let n = 1; n <= setting.rounds; n++) {
+        await round(workload, setting, ({ name: contender }, figures) => {
+          measurements.push({ round: n, workload: workload.name, contender, figures })
+        })
       }
-    })
+    }
+    for (const workload of workloads.filter(({ fresh }) => fresh)) {
+      await stopAll()
+      await startAll()
+      await round(workload, setting, ({ name: contender }, figures) => {
+        measurements.push({ round: 1, workload: workload.name, contender, figures })
+      })
+    }
+  } finally {
+    await stopAll()
   }
-  for (const workload of own.filter(({ fresh }) => fresh)) {
-    const figures = await withRunning(contender, setting.workers, (running) => workload.measure(running, setting))
-    results.push({ workload: workload.name, figures })
-  }
-  return results
+  return measurements
 }
 
 /**
@@ -163,6 +217,7 @@ async function run() {
     contenders,
     withCeiling,
     workers,
+    starts,
     rounds,
     seconds,
     rate: givenRate,
@@ -176,27 +231,22 @@ async function run() {
   const where = machine()
 
   const needsRate = givenRate === 0 && workloads.some(({ name }) => name === 'latency')
-  const rate = needsRate ? await thirdOfSaturation(workers, seconds) : givenRate
+  const rate = needsRate ? await thirdOfSaturation(workers, Math.max(seconds, MIN_RATE_SECONDS)) : givenRate
+  const setting = { workers, rounds, seconds, rate, sockets }
   /** @type {import('./lib/summary').Measurement[]} */
   const measurements = []
-  for (let round = 1; round <= rounds; round++) {
-    for (const contender of shuffled(present)) {
-      console.error(`round ${round} of ${rounds}: ${contender.name}`)
-      try {
-        for (const result of await measure(contender, workloads, { workers, seconds, rate, sockets })) {
-          measurements.push({ round, contender: contender.name, ...result })
-        }
-      } catch (error) {
-        // One that fails must not take the others' results with it.
-        remarks.push(`Round ${round} without ${contender.name}: ${/** @type {Error} */ (error).message}`)
-      }
-    }
+  for (let start = 1; start <= starts; start++) {
+    console.error(`start ${start} of ${starts}`)
+    const results = await measure(present, workloads, setting, ({ name }, error) => {
+      remarks.push(`Start ${start}: ${name} dropped out: ${/** @type {Error} */ (error).message}`)
+    })
+    measurements.push(...results.map((result) => ({ start, ...result })))
   }
   const summary = summarize(measurements, workloads)
-  const ceiling = withCeiling ? measureCeiling(rounds, Math.min(seconds, 2)) : undefined
+  const ceiling = withCeiling ? measureCeiling(Math.max(starts, rounds), Math.min(seconds, 2)) : undefined
   const result = {
     machine: where,
-    setting: { workers, rounds, seconds, rate, sockets },
+    setting: { starts, ...setting },
     remarks,
     targets: workers === TARGET_WORKERS ? check({ summary, ceiling }) : [],
     summary,

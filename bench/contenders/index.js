@@ -27,6 +27,13 @@ const contenders = [
   },
   { name: 'bare', program: 'node-cluster.js', args: ['none'], sticky: 'no', remark: 'node:cluster, SCHED_NONE' },
   {
+    name: 'reuseport',
+    program: 'node-cluster.js',
+    args: ['reuseport'],
+    sticky: 'no',
+    remark: 'every worker listens by itself with SO_REUSEPORT; the kernel deals out by address and port',
+  },
+  {
     name: 'round-robin',
     program: 'node-cluster.js',
     args: ['rr'],
@@ -74,13 +81,29 @@ const contenders = [
 ]
 
 /**
+ * This package as it is built in another folder.
+ * @param {string} dir
+ * @returns {Contender}
+ */
+function another(dir) {
+  return { name: 'other', program: 'balancer.js', args: [dir], sticky: 'address', remark: `of ${dir}` }
+}
+
+/**
  * Why a contender cannot take part here.
  * @param {Contender} contender
  */
 function missing({ proxies, name }) {
+  if (name === 'reuseport' && !reusePort()) return 'reuseport needs Node 22.12 or 23.1'
   if (!proxies) return undefined
   const found = (process.env.PATH ?? '').split(':').some((dir) => fs.existsSync(`${dir}/${name}`))
   return found ? undefined : `${name} is not installed`
 }
 
-module.exports = { contenders, missing }
+/** Whether this Node has the option. */
+function reusePort() {
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  return major === 22 ? minor >= 12 : major === 23 ? minor >= 1 : major > 23
+}
+
+module.exports = { another, contenders, missing }

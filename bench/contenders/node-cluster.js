@@ -1,9 +1,11 @@
 'use strict'
 
-// No stickiness: Node's own cluster, round-robin or every worker on the shared socket. Argument: which.
+// No stickiness: Node's own cluster, round-robin, every worker on the shared socket, or on a socket of its
+// own. Argument: which.
 
 const cluster = require('node:cluster')
 const { startWorkers } = require('./workers')
 
-cluster.schedulingPolicy = process.argv[2] === 'none' ? cluster.SCHED_NONE : cluster.SCHED_RR
-startWorkers('plain-worker.js')
+const [policy] = process.argv.slice(2)
+cluster.schedulingPolicy = policy === 'rr' ? cluster.SCHED_RR : cluster.SCHED_NONE
+startWorkers('plain-worker.js', policy === 'reuseport' ? ['--reuseport'] : [])

@@ -1,6 +1,6 @@
 'use strict'
 
-// One plot per workload: the main figure of each contender, median and range over the rounds.
+// One plot per workload: the main figure of each contender, median and quartiles over the rounds.
 
 const fs = require('node:fs')
 const path = require('node:path')
@@ -39,12 +39,12 @@ function specification({ title, main, better, columns }, rows, subtitle) {
       },
       {
         mark: { type: 'rule', color: '#343a40' },
-        encoding: { x: { field: 'min', type: 'quantitative' }, x2: { field: 'max' } },
+        encoding: { x: { field: 'low', type: 'quantitative' }, x2: { field: 'high' } },
       },
       {
         mark: { type: 'text', align: 'left', dx: 6, color: '#343a40' },
         encoding: {
-          x: { field: 'max', type: 'quantitative' },
+          x: { field: 'high', type: 'quantitative' },
           text: { field: 'median', type: 'quantitative', format: ',.4~r' },
         },
       },

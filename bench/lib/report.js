@@ -23,7 +23,7 @@ function number(value, digits = 0) {
 /** @param {import('./statistics').Spread | undefined} ratio */
 function withSpread(ratio) {
   if (!ratio) return '–'
-  return `${number(ratio.median, 2)} (${number(ratio.min, 2)}–${number(ratio.max, 2)})`
+  return `${number(ratio.median, 2)} (${number(ratio.low, 2)}–${number(ratio.high, 2)})`
 }
 
 /**
@@ -32,11 +32,12 @@ function withSpread(ratio) {
  * @param {import('../contenders').Contender[]} contenders
  */
 function workloadTable({ title, main, better, against, columns }, rows, contenders) {
+  const compared = against.filter((other) => rows.some(({ contender }) => contender === other))
   const mainTitle = columns.find(({ figure }) => figure === main)?.title ?? main
   const head = [
     '',
     'sticky by',
-    ...against.map((other) => `${mainTitle} vs ${other}`),
+    ...compared.map((other) => `${mainTitle} vs ${other}`),
     ...columns.map((column) => column.title),
     'errors',
     'clients moved',
@@ -46,7 +47,7 @@ function workloadTable({ title, main, better, against, columns }, rows, contende
   const cells = sorted.map(({ contender, figures, ratios }) => [
     contender,
     contenders.find(({ name }) => name === contender)?.sticky ?? '',
-    ...against.map((other) => withSpread(ratios[other]?.[main])),
+    ...compared.map((other) => withSpread(ratios[other]?.[main])),
     ...columns.map(({ figure, digits }) => number(figures[figure]?.median, digits)),
     // The worst round: a median would hide them.
     number(figures.errors?.max),
@@ -95,12 +96,13 @@ function targetTable(targets) {
  */
 function report(result, workloads, contenders) {
   const { cpu, cores, memoryGiB, kernel, node, commit, date } = result.machine
-  const { rounds, seconds, workers, rate } = result.setting
+  const { starts, rounds, seconds, workers, rate } = result.setting
   const remarks = contenders.flatMap(({ name, remark }) => (remark ? [`- ${name}: ${remark}`] : []))
   return [
     `${cpu}, ${cores} cores, ${memoryGiB} GiB, ${kernel}, Node ${node}, commit ${commit}, ${date}.`,
-    `${workers} workers, ${rounds} rounds of ${seconds} s, contenders in random order in each. Ratios are of the ` +
-      'same round: median (lowest–highest). Other figures are medians; errors and moved clients of the worst round.' +
+    `${workers} workers, ${starts} starts of all contenders with ${rounds} rounds of ${seconds} s in each, contenders ` +
+      'in random order in each round (WebSockets: one round in each start). Ratios are of the same round: median ' +
+      '(quartiles). Other figures are medians; errors and moved clients of the worst round.' +
       (rate ? ` Open loop: ${number(rate)} connections/s.` : ''),
     ...(remarks.length ? [remarks.join('\n')] : []),
     ...result.remarks.map((/** @type {string} */ remark) => `**${remark}**`),

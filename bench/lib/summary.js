@@ -6,7 +6,8 @@ const { spread } = require('./statistics')
 
 /**
  * @typedef {object} Measurement
- * @property {number} round
+ * @property {number} start
+ * @property {number} round of this start
  * @property {string} workload
  * @property {string} contender
  * @property {import('./workloads').Figures} figures
@@ -30,7 +31,7 @@ const { spread } = require('./statistics')
  */
 function rounds(measurements, workload, contender) {
   const own = measurements.filter((m) => m.workload === workload && m.contender === contender)
-  return new Map(own.map(({ round, figures }) => [round, figures]))
+  return new Map(own.map(({ start, round, figures }) => [`${start}.${round}`, figures]))
 }
 
 /**
@@ -46,7 +47,7 @@ function summarize(measurements, workloads) {
     summary[name] = [...contenders].map((contender) => {
       const own = rounds(measurements, name, contender)
       const known = Object.keys([...own.values()][0])
-      /** @type {(value: (round: number, figure: string) => number) => Row['figures']} */
+      /** @type {(value: (round: string, figure: string) => number) => Row['figures']} */
       const spreads = (value) =>
         Object.fromEntries(
           known.map((figure) => [figure, spread([...own.keys()].map((round) => value(round, figure)))]),

@@ -36,13 +36,23 @@ fn rate(run: &Value) -> f64 {
     number("connections") / number("cpuMicros") * 1e6
 }
 
+/// The median, and how far values spread: quartiles and all.
 fn spread(mut values: Vec<f64>) -> Value {
     values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let median = match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
-    };
-    json!({ "median": median, "min": values.first(), "max": values.last() })
+    json!({
+        "median": quantile(&values, 2),
+        "low": quantile(&values, 1),
+        "high": quantile(&values, 3),
+        "min": values.first(),
+        "max": values.last(),
+    })
+}
+
+/// So many quarters into the sorted values; between two of them, the share of each.
+fn quantile(sorted: &[f64], quarters: usize) -> Option<f64> {
+    let steps = sorted.len().checked_sub(1)? * quarters;
+    let below = sorted[steps / 4];
+    let above = sorted[steps.div_ceil(4)];
+    let share = [0.0, 0.25, 0.5, 0.75][steps % 4];
+    Some(below + (above - below) * share)
 }

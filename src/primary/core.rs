@@ -32,10 +32,6 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 /// Refusals that may wait at a time for their client to read the answer; further ones are cut short.
 const MAX_REFUSING: usize = 1024;
 
-/// Acknowledgements are read in turns of accepting, if the last time is so long ago: not in each, as whoever was
-/// just sent a connection may wait for this processor.
-const COLLECT_INTERVAL: Duration = Duration::from_millis(1);
-
 /// A channel as it is used.
 struct OpenLine {
     line: Line,
@@ -57,7 +53,6 @@ struct State {
     refusing: usize,
     /// When the clock looks for acknowledgements, while any are owed.
     next_collect: Option<Instant>,
-    last_collect: Instant,
     /// When all channels that are open are read next.
     next_audit: Instant,
     /// When those who wait are looked at next, while any do.
@@ -88,11 +83,6 @@ impl State {
 
     fn identifying(&self) -> usize {
         self.identify.as_ref().map_or(0, Identify::len)
-    }
-
-    /// Whether there is a worker that may still say what became of a connection.
-    fn awaits_answers(&self) -> bool {
-        !self.lines.is_empty() && self.dispatch.any_in_flight()
     }
 
     fn close_lines(&mut self) {
@@ -127,7 +117,6 @@ impl Core {
             rejected: 0,
             refusing: 0,
             next_collect: None,
-            last_collect: Instant::now(),
             next_audit: Instant::now(),
             next_sweep: None,
             next_look: None,
@@ -265,10 +254,11 @@ impl Core {
                 }));
             }
             self.place(state, outcomes, now);
-            // After the deliveries: they are what somebody waits for.
+            // Only now that nobody waits: whoever was just sent a connection may wait for this processor, and
+            // closing our copies takes a while.
             let pause = state.pause();
-            if !pause.is_zero() || state.last_collect + COLLECT_INTERVAL <= now {
-                self.collect_in_turn(state, now);
+            if !pause.is_zero() || state.next_collect.is_some_and(|collect| collect <= now) {
+                self.collect_on_time(state, now);
             }
             pause
         })

@@ -37,9 +37,9 @@ pub struct Promptness {
 }
 
 impl Promptness {
-    /// Whether it was sent something before `now` that it has not acknowledged, as far as is known.
-    pub fn owes(&self, now: Instant) -> bool {
-        self.owing.is_some_and(|since| since < now)
+    /// For how long it has owed an acknowledgement of what it was sent before `now`, as far as is known.
+    pub fn owes_for(&self, now: Instant) -> Option<Duration> {
+        self.owing.filter(|&since| since < now).map(|since| now - since)
     }
 
     /// It was sent something.
@@ -156,13 +156,14 @@ mod tests {
         let mut worker = Promptness::default();
         let now = Instant::now();
         let later = now + Duration::from_millis(1);
-        assert!(!worker.owes(later));
+        assert_eq!(worker.owes_for(later), None);
         worker.sent(now);
         worker.sent(later);
-        assert!(!worker.owes(now) && worker.owes(later));
+        assert_eq!(worker.owes_for(now), None);
+        assert_eq!(worker.owes_for(later), Some(Duration::from_millis(1)));
         worker.acknowledged(Duration::ZERO, Some(later));
-        assert!(!worker.owes(later));
+        assert_eq!(worker.owes_for(later), None);
         worker.acknowledged(Duration::ZERO, None);
-        assert!(!worker.owes(later + Duration::from_secs(1)));
+        assert_eq!(worker.owes_for(later + Duration::from_secs(1)), None);
     }
 }

@@ -4,7 +4,6 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::hear::CLOCKED_COLLECT_INTERVAL;
 use super::{Core, State};
 use crate::primary::balancer::Report;
 use crate::primary::identify::Identify;
@@ -45,8 +44,9 @@ impl Core {
         } else if !starving {
             state.starving_since = None;
         }
-        if state.next_collect.is_none() && state.awaits_answers() {
-            state.next_collect = Some(Instant::now() + CLOCKED_COLLECT_INTERVAL);
+        let collect = state.collect_after(Instant::now());
+        if collect.is_some_and(|collect| state.next_collect.is_none_or(|next| collect < next)) {
+            state.next_collect = collect;
             self.rescheduled.notify_one();
         }
         if state.next_sweep.is_none() && state.dispatch.waiting() > 0 {
@@ -76,7 +76,7 @@ impl Core {
         self.refuse(state, expired.into_iter().map(|one| one.fd), Refusal::NoWorker);
         self.place(state, looked, now);
         if state.next_collect.is_some_and(|collect| collect <= now) {
-            self.collect_in_turn(state, now);
+            self.collect_on_time(state, now);
         }
         if state.next_audit <= now {
             // A hello is for whoever waits for it.

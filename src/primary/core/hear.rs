@@ -1,4 +1,4 @@
-//! What workers say: read in turns of accepting, by the clock, and when somebody wants to know what is so.
+//! What workers say: read before pauses, by the clock, and when somebody wants to know what is so.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,34 @@ use crate::primary::balancer::Report;
 use crate::primary::deliver::End;
 use crate::primary::dispatch::{Channel, Ending};
 
-/// When no turn follows, the clock reads them: soon, as the end of a connection waits for our copy of it, and
-/// seldom, as each time wakes the thread.
-pub(super) const CLOCKED_COLLECT_INTERVAL: Duration = Duration::from_millis(8);
+/// When there is no pause, the clock reads acknowledgements: soon, as the end of a connection waits for our copy of
+/// it, and seldom, as each time wakes the thread.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(8);
+
+/// The same when others wait behind what is not acknowledged. The longer it is not, the less often.
+const URGENT_COLLECT_INTERVAL: Duration = Duration::from_millis(1);
+
+impl State {
+    /// When acknowledgements are read next, while any are owed.
+    pub(super) fn collect_after(&self, now: Instant) -> Option<Instant> {
+        // A worker that is gone says nothing more.
+        if self.lines.is_empty() || !self.dispatch.any_in_flight() {
+            return None;
+        }
+        let mut interval = COLLECT_INTERVAL;
+        if self.dispatch.waiting() > 0 {
+            let owed = self.lines.values().filter_map(|open| open.promptness.owes_for(now));
+            let latest = owed.min().unwrap_or_default();
+            interval = latest.clamp(URGENT_COLLECT_INTERVAL, COLLECT_INTERVAL);
+        }
+        Some(now + interval)
+    }
+}
 
 impl Core {
     /// Follows what workers have said that owe acknowledgements. Returns whether any did.
     pub(super) fn collect(&self, state: &mut State, now: Instant) -> bool {
-        self.hear_all(state, now, |open| open.promptness.owes(now))
+        self.hear_all(state, now, |open| open.promptness.owes_for(now).is_some())
     }
 
     /// Follows what has been said on some channels. Returns whether anything was.
@@ -35,13 +55,12 @@ impl Core {
         any
     }
 
-    /// The same now and then.
-    pub(super) fn collect_in_turn(&self, state: &mut State, now: Instant) {
-        state.last_collect = now;
+    /// The same when it is time to.
+    pub(super) fn collect_on_time(&self, state: &mut State, now: Instant) {
         if self.collect(state, now) {
             self.pump(state);
         }
-        state.next_collect = state.awaits_answers().then(|| now + CLOCKED_COLLECT_INTERVAL);
+        state.next_collect = state.collect_after(now);
     }
 
     /// The same, for those who want to know what is so.

@@ -48,13 +48,10 @@ fn slot(bencher: Bencher<'_, '_>, slots: u32) {
 
 #[divan::bench]
 fn frame_encode(bencher: Bencher<'_, '_>) {
-    bencher
-        .bench(|| black_box(Frame::Deliver {
-            first: 1 << 40,
-            count: 64,
-            sources: false,
-            sent: Stamp(1),
-        }).encode());
+    bencher.bench(|| {
+        black_box(Frame::Deliver { first: 1 << 40, count: 64, sources: false, sent: Stamp(1) })
+            .encode()
+    });
 }
 
 #[divan::bench]
@@ -65,7 +62,8 @@ fn frame_decode(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn frame_read_from_stream(bencher: Bencher<'_, '_>) {
-    let stream: Vec<u8> = (0..64).flat_map(|through| Frame::Adopted { through, delay: 1 }.encode()).collect();
+    let stream: Vec<u8> =
+        (0..64).flat_map(|through| Frame::Adopted { through, delay: 1 }.encode()).collect();
     bencher.counter(divan::counter::BytesCount::new(64 * FRAME_LEN)).bench(|| {
         let mut reader = FrameReader::default();
         let mut input = black_box(stream.as_slice());

@@ -37,9 +37,9 @@ pub struct Promptness {
 }
 
 impl Promptness {
-    /// For how long it has owed an acknowledgement of what it was sent before `now`, as far as is known.
+    /// For how long it has owed an acknowledgement, as far as is known. Zero: only since `now`, or later.
     pub fn owes_for(&self, now: Instant) -> Option<Duration> {
-        self.owing.filter(|&since| since < now).map(|since| now - since)
+        self.owing.map(|since| now.saturating_duration_since(since))
     }
 
     /// It was sent something.
@@ -159,10 +159,11 @@ mod tests {
         assert_eq!(worker.owes_for(later), None);
         worker.sent(now);
         worker.sent(later);
-        assert_eq!(worker.owes_for(now), None);
+        assert_eq!(worker.owes_for(now), Some(Duration::ZERO));
         assert_eq!(worker.owes_for(later), Some(Duration::from_millis(1)));
         worker.acknowledged(Duration::ZERO, Some(later));
-        assert_eq!(worker.owes_for(later), None);
+        assert_eq!(worker.owes_for(later), Some(Duration::ZERO));
+        assert_eq!(worker.owes_for(now), Some(Duration::ZERO));
         worker.acknowledged(Duration::ZERO, None);
         assert_eq!(worker.owes_for(later + Duration::from_secs(1)), None);
     }

@@ -44,13 +44,15 @@ impl Core {
         } else if !starving {
             state.starving_since = None;
         }
-        let collect = state.collect_after(Instant::now());
+        let now = Instant::now();
+        let collect = state.collect_after(now);
         if collect.is_some_and(|collect| state.next_collect.is_none_or(|next| collect < next)) {
             state.next_collect = collect;
             self.rescheduled.notify_one();
         }
-        if state.next_sweep.is_none() && state.dispatch.waiting() > 0 {
-            state.next_sweep = state.sweep_after(Instant::now());
+        let sweep = state.sweep_after(now);
+        if sweep.is_some_and(|sweep| state.next_sweep.is_none_or(|next| sweep < next)) {
+            state.next_sweep = sweep;
             self.rescheduled.notify_one();
         }
         let due = state.identify.as_ref().and_then(Identify::next_due);

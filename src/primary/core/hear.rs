@@ -36,7 +36,9 @@ impl State {
 impl Core {
     /// Follows what workers have said that owe acknowledgements. Returns whether any did.
     pub(super) fn collect(&self, state: &mut State, now: Instant) -> bool {
-        self.hear_all(state, now, |open| open.promptness.owes_for(now).is_some())
+        self.hear_all(state, now, |open| {
+            open.promptness.owes_for(now).is_some_and(|owed| !owed.is_zero())
+        })
     }
 
     /// Follows what has been said on some channels. Returns whether anything was.

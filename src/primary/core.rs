@@ -173,7 +173,7 @@ impl Core {
     /// Begins to settle what waits; returns how much that is.
     pub(super) fn close(&self) -> usize {
         self.ask(|state| {
-            self.catch_up(state);
+            self.catch_up(state, Instant::now());
             let unsettled = state.unsettled();
             if unsettled == 0 {
                 state.settled = true;
@@ -190,7 +190,7 @@ impl Core {
     /// The counters as they are.
     pub(super) fn stats(&self) -> Stats {
         self.ask(|state| {
-            self.catch_up(state);
+            self.catch_up(state, Instant::now());
             Stats {
                 accepted: state.accepted,
                 refused: state.refused,
@@ -269,7 +269,7 @@ impl Core {
     pub(super) fn relieve(self: &Arc<Self>) -> bool {
         let now = Instant::now();
         self.act(|state| {
-            self.catch_up(state);
+            self.catch_up(state, now);
             let copies = !state.taken.is_empty();
             let outcomes =
                 state.identify.as_mut().map(|identify| identify.hurry(now)).unwrap_or_default();

@@ -46,19 +46,18 @@ impl Core {
         }
         let now = Instant::now();
         let collect = state.collect_after(now);
-        if collect.is_some_and(|collect| state.next_collect.is_none_or(|next| collect < next)) {
-            state.next_collect = collect;
-            self.rescheduled.notify_one();
-        }
         let sweep = state.sweep_after(now);
-        if sweep.is_some_and(|sweep| state.next_sweep.is_none_or(|next| sweep < next)) {
-            state.next_sweep = sweep;
-            self.rescheduled.notify_one();
-        }
-        let due = state.identify.as_ref().and_then(Identify::next_due);
-        if due.is_some_and(|due| state.next_look.is_none_or(|next| due < next)) {
-            state.next_look = due;
-            self.rescheduled.notify_one();
+        let look = state.identify.as_ref().and_then(Identify::next_due);
+        let dues = [
+            (&mut state.next_collect, collect),
+            (&mut state.next_sweep, sweep),
+            (&mut state.next_look, look),
+        ];
+        for (next, due) in dues {
+            if due.is_some_and(|due| next.is_none_or(|next| due < next)) {
+                *next = due;
+                self.rescheduled.notify_one();
+            }
         }
         if state.settle_by.is_some() && !state.settled && state.unsettled() == 0 {
             self.rescheduled.notify_one();

@@ -59,15 +59,13 @@ impl Core {
 
     /// The same when it is time to.
     pub(super) fn collect_on_time(&self, state: &mut State, now: Instant) {
-        if self.collect(state, now) {
-            self.pump(state);
-        }
+        self.catch_up(state, now);
         state.next_collect = state.collect_after(now);
     }
 
     /// The same, for those who want to know what is so.
-    pub(super) fn catch_up(&self, state: &mut State) {
-        if self.collect(state, Instant::now()) {
+    pub(super) fn catch_up(&self, state: &mut State, now: Instant) {
+        if self.collect(state, now) {
             self.pump(state);
         }
     }

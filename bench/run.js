@@ -156,8 +156,12 @@ async function measure(contenders, workloads, setting, fail) {
       await running?.stop()
     }
   }
-  const startAll = async () => {
-    for (const contender of shuffled(contenders)) {
+  /** @type {(workload: import('./lib/workloads').Workload, contender: import('./contenders').Contender) => boolean} */
+  const suits = (workload, contender) => Boolean(workload.behindProxy) === Boolean(contender.behindProxy)
+  /** @param {import('./lib/workloads').Workload[]} some that the contenders are for */
+  const startAll = async (some) => {
+    const wanted = contenders.filter((contender) => some.some((workload) => suits(workload, contender)))
+    for (const contender of shuffled(wanted)) {
       await attempt(contender, async () => present.set(contender, await start(contender, setting.workers)))
     }
   }
@@ -167,32 +171,28 @@ async function measure(contenders, workloads, setting, fail) {
   }
   /**
    * @param {import('./lib/workloads').Workload} workload
-   * @param {import('./lib/workloads').Setting} how
-   * @param {(contender: import('./contenders').Contender, figures: import('./lib/workloads').Figures) => void} [note]
+   * @param {number} n the round's number
+   * @param {number} seconds
    */
-  const round = async (workload, how, note) => {
+  const round = async (workload, n, seconds = setting.seconds) => {
     for (const [contender, running] of shuffled([...present])) {
-      if (Boolean(workload.behindProxy) !== Boolean(contender.behindProxy)) continue
-      const figures = await attempt(contender, () => workload.measure(running, how))
-      if (figures) note?.(contender, figures)
+      if (!suits(workload, contender)) continue
+      const figures = await attempt(contender, () => workload.measure(running, { ...setting, seconds }))
+      // Round 0 warms up.
+      if (figures && n > 0) measurements.push({ round: n, workload: workload.name, contender: contender.name, figures })
     }
   }
   try {
-    await startAll()
-    for (const workload of workloads.filter(({ fresh }) => !fresh)) {
-      await round(workload, { ...setting, seconds: WARM_UP_SECONDS })
-      for (let n = 1; n <= setting.rounds; n++) {
-        await round(workload, setting, ({ name: contender }, figures) => {
-          measurements.push({ round: n, workload: workload.name, contender, figures })
-        })
-      }
+    const warm = workloads.filter(({ fresh }) => !fresh)
+    await startAll(warm)
+    for (const workload of warm) {
+      await round(workload, 0, WARM_UP_SECONDS)
+      for (let n = 1; n <= setting.rounds; n++) await round(workload, n)
     }
     for (const workload of workloads.filter(({ fresh }) => fresh)) {
       await stopAll()
-      await startAll()
-      await round(workload, setting, ({ name: contender }, figures) => {
-        measurements.push({ round: 1, workload: workload.name, contender, figures })
-      })
+      await startAll([workload])
+      await round(workload, 1)
     }
   } finally {
     await stopAll()

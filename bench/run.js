@@ -2,11 +2,11 @@
 
 // Measures all contenders in turn, in rounds. See README.md, or --help.
 
-const { execFileSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
 const { parseArgs } = require('node:util')
 const { contenders: allContenders, another, missing } = require('./contenders')
+const ceilingBench = require('./lib/ceiling')
 const load = require('./lib/load')
 const { machine } = require('./lib/machine')
 const { plot } = require('./lib/plots')
@@ -200,16 +200,6 @@ async function measure(contenders, workloads, setting, fail) {
   return measurements
 }
 
-/**
- * @param {number} rounds
- * @param {number} seconds
- */
-function measureCeiling(rounds, seconds) {
-  const program = path.join(__dirname, 'target', 'release', 'sticky-bench-ceiling')
-  const args = ['--rounds', String(rounds), '--seconds', String(seconds)]
-  return JSON.parse(execFileSync(program, args, { stdio: ['ignore', 'pipe', 'inherit'] }).toString())
-}
-
 async function run() {
   const {
     help,
@@ -243,7 +233,7 @@ async function run() {
     measurements.push(...results.map((result) => ({ start, ...result })))
   }
   const summary = summarize(measurements, workloads)
-  const ceiling = withCeiling ? measureCeiling(Math.max(starts, rounds), Math.min(seconds, 2)) : undefined
+  const ceiling = withCeiling ? ceilingBench.measure(Math.max(starts, rounds), Math.min(seconds, 2)) : undefined
   const result = {
     machine: where,
     setting: { starts, ...setting },

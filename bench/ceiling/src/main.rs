@@ -10,7 +10,6 @@ mod primary;
 mod process;
 mod raw;
 mod sink;
-mod summary;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -23,9 +22,7 @@ pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let result = match arguments::parse() {
-        Ok(Task::Measure(arguments)) => {
-            measure(&arguments).map(|result| println!("{}", summary::of(&result)))
-        }
+        Ok(Task::Measure(arguments)) => measure(&arguments).map(|result| println!("{result}")),
         Ok(Task::Sink) => sink::run(),
         Ok(Task::Help) => {
             println!("{}", arguments::USAGE);

@@ -12,12 +12,11 @@ const PROGRAM = path.join(__dirname, '..', 'target', 'release', 'sticky-bench-ce
  * @typedef {object} Run
  * @property {number} connections
  * @property {number} cpuMicros
- * @property {number} [workers]
- * @property {number} [waiting]
- * @property {number} [idleCpuMicrosPerSecond]
  */
 
-/** @typedef {{ raw: Run, primary: Run[] }} Round */
+/** @typedef {Run & { workers: number, waiting: number, idleCpuMicrosPerSecond: number }} PrimaryRun */
+
+/** @typedef {{ raw: Run, primary: PrimaryRun[] }} Round */
 
 /** @param {Run} run connections per second of processor time */
 const rate = ({ connections, cpuMicros }) => (connections / cpuMicros) * 1e6
@@ -34,7 +33,7 @@ function summarize(rounds) {
       waiting,
       connectionsPerCoreSecond: spread(rounds.map(({ primary }) => rate(primary[n]))),
       ratioToRaw: spread(rounds.map(({ primary, raw }) => rate(primary[n]) / rate(raw))),
-      idleCpuMicrosPerSecond: spread(rounds.map(({ primary }) => primary[n].idleCpuMicrosPerSecond ?? Number.NaN)),
+      idleCpuMicrosPerSecond: spread(rounds.map(({ primary }) => primary[n].idleCpuMicrosPerSecond)),
     })),
   }
 }

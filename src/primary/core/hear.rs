@@ -34,7 +34,20 @@ impl State {
 }
 
 impl Core {
-    /// Follows what workers have said that owe acknowledgements. Returns whether any did.
+    /// Follows what workers have said that owe acknowledgements, because it is time to.
+    pub(super) fn collect_on_time(&self, state: &mut State, now: Instant) {
+        self.catch_up(state, now);
+        state.next_collect = state.collect_after(now);
+    }
+
+    /// The same for those who want to know what is so.
+    pub(super) fn catch_up(&self, state: &mut State, now: Instant) {
+        if self.collect(state, now) {
+            self.pump(state);
+        }
+    }
+
+    /// The same without sending what there is room for now. Returns whether anything was said.
     pub(super) fn collect(&self, state: &mut State, now: Instant) -> bool {
         self.hear_all(state, now, |open| {
             open.promptness.owes_for(now).is_some_and(|owed| !owed.is_zero())
@@ -55,19 +68,6 @@ impl Core {
             any |= self.hear(state, channel, now);
         }
         any
-    }
-
-    /// The same when it is time to.
-    pub(super) fn collect_on_time(&self, state: &mut State, now: Instant) {
-        self.catch_up(state, now);
-        state.next_collect = state.collect_after(now);
-    }
-
-    /// The same, for those who want to know what is so.
-    pub(super) fn catch_up(&self, state: &mut State, now: Instant) {
-        if self.collect(state, now) {
-            self.pump(state);
-        }
     }
 
     /// Follows what a worker has said, or some of it. Returns whether it had said anything.

@@ -4,18 +4,17 @@
 // proxies.test.js.
 
 const assert = require('node:assert/strict')
-const { execFileSync } = require('node:child_process')
 const { createHash, randomBytes } = require('node:crypto')
 const { once } = require('node:events')
 const fs = require('node:fs')
 const http = require('node:http')
 const http2 = require('node:http2')
 const https = require('node:https')
-const os = require('node:os')
-const path = require('node:path')
 const { test: nodeTest } = require('node:test')
 const { createBalancer } = require('..')
+const { selfSigned } = require('./support/certificates')
 const { connect, parallel, readAll, request, until } = require('./support/client')
+const { directory } = require('./support/places')
 const { balanced, fdCount, settledFdCount, start } = require('./support/process')
 const { has } = require('./support/tools')
 
@@ -250,11 +249,7 @@ test('HTTP/2 with prior knowledge goes on by the peer', async (t) => {
 
 test('TLS goes on by the peer', async (t) => {
   if (!has(t, 'openssl')) return
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  t.after(() => fs.rmSync(directory, { recursive: true }))
-  const made = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', 'key', '-out', 'cert']
-  execFileSync('openssl', ['req', '-x509', ...made, '-subj', '/CN=localhost'], { cwd: directory, stdio: 'pipe' })
-  const [key, cert] = ['key', 'cert'].map((file) => fs.readFileSync(path.join(directory, file), 'utf8'))
+  const { key, cert } = selfSigned(directory(t))
   const port = await otherServer(t, 'https', { key, cert })
   const sent = https.get({ port, host: '127.0.0.1', agent: false, ca: cert, servername: 'localhost' })
   const [response] = await once(sent, 'response')

@@ -13,8 +13,10 @@ const os = require('node:os')
 const path = require('node:path')
 const { test } = require('node:test')
 const sticky = require('..')
-const { play, scenarios } = require('./fixtures/net-server-scenarios')
+const { scenarios } = require('./fixtures/net-server-scenarios')
+const { play } = require('./fixtures/net-server-stage')
 const { parallel, readAll } = require('./support/client')
+const { directory } = require('./support/places')
 const { FIXTURES, Fixture, start } = require('./support/process')
 
 const LINUX = process.platform === 'linux'
@@ -25,9 +27,9 @@ const TIMEOUT = { timeout: 30_000 }
 const REFUSED = /^HTTP\/1\.. 502 /
 
 test('a balancer does as net.createServer() does:', TIMEOUT, async (t) => {
-  for (const name of Object.keys(scenarios)) {
+  for (const [name, scenario] of Object.entries(scenarios)) {
     await t.test(name, async () => {
-      const [expected, actual] = await play(name, [() => net.createServer(), () => sticky.createBalancer()])
+      const [expected, actual] = await play(scenario, [() => net.createServer(), () => sticky.createBalancer()])
       assert.ok(expected.length > 0)
       assert.deepEqual(actual, expected)
     })
@@ -209,12 +211,6 @@ test('a process lives while its balancer listens at a unix socket', TIMEOUT, asy
   await said(fixture, 'alive')
   assert.deepEqual(await fixture.exited, { code: 0, signal: null })
 })
-
-function directory(t) {
-  const made = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  t.after(() => fs.rmSync(made, { recursive: true, force: true }))
-  return made
-}
 
 /** What a fixture says under that name; a fixture that ends without saying it fails. */
 async function said(fixture, name) {

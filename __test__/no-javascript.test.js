@@ -6,10 +6,10 @@ const assert = require('node:assert/strict')
 const { spawn } = require('node:child_process')
 const { once } = require('node:events')
 const fs = require('node:fs')
-const os = require('node:os')
 const path = require('node:path')
 const { test } = require('node:test')
 const { loopback, parallel, request, until } = require('./support/client')
+const { directory } = require('./support/places')
 const { fdCount, settledFdCount, start } = require('./support/process')
 const { has } = require('./support/tools')
 
@@ -26,8 +26,7 @@ test('no connection is handled in JavaScript in the primary', async (t) => {
       return [id, fs.readFileSync(`/proc/${primary.pid}/task/${id}/comm`, 'utf8').trim()]
     }),
   )
-  const log = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-')), 'strace')
-  t.after(() => fs.rmSync(path.dirname(log), { recursive: true }))
+  const log = path.join(directory(t), 'strace')
   const strace = spawn('strace', ['-f', '-qq', '-e', 'trace=accept4,sendmsg,close', '-o', log, '-p', primary.pid])
   t.after(() => strace.kill('SIGKILL'))
   // It traces from when it is there as the tracer.

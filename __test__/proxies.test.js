@@ -6,19 +6,17 @@
 // STICKY_TEST_REQUESTS: how many requests a pool is measured with once it has settled, 2,000 by default.
 
 const assert = require('node:assert/strict')
-const { execFileSync } = require('node:child_process')
 const { once } = require('node:events')
-const fs = require('node:fs')
 const http = require('node:http')
 const http2 = require('node:http2')
 const https = require('node:https')
-const os = require('node:os')
-const path = require('node:path')
 const { json } = require('node:stream/consumers')
 const { test: nodeTest } = require('node:test')
 const tls = require('node:tls')
 const { io } = require('socket.io-client')
+const { selfSigned } = require('./support/certificates')
 const { loopback, parallel } = require('./support/client')
+const { directory } = require('./support/places')
 const { balanced } = require('./support/process')
 const { missingProxies, startProxy } = require('./support/proxies')
 
@@ -140,16 +138,6 @@ for (const [file, options, count = 500, changes = []] of SINGLE) {
 
 // ---- TLS that ends in the workers ----
 
-/** A key and a certificate that it signed itself, in a folder. */
-function makePair(t) {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  t.after(() => fs.rmSync(folder, { recursive: true, force: true }))
-  const [curve, key, cert] = ['ec_paramgen_curve:P-256', path.join(folder, 'key.pem'), path.join(folder, 'cert.pem')]
-  const kind = ['-newkey', 'ec', '-pkeyopt', curve, '-nodes', '-subj', '/CN=localhost', '-days', '1']
-  execFileSync('openssl', ['req', '-x509', ...kind, '-keyout', key, '-out', cert], { stdio: 'pipe' })
-  return folder
-}
-
 /** As ask(), over https. */
 async function askSecurely(port, n, ca) {
   const options = { host: '127.0.0.1', port, agent: false, localAddress: loopback(n), ca, servername: 'localhost' }
@@ -177,8 +165,8 @@ for (const file of ['nginx-proxy-protocol.conf', 'haproxy-proxy-protocol-v2.cfg'
   test(`${file}: https and HTTP/2 reach the workers, and so do the clients' addresses`, {
     timeout: TIMEOUT,
   }, async (t) => {
-    const folder = makePair(t)
-    const ca = fs.readFileSync(path.join(folder, 'cert.pem'))
+    const folder = directory(t)
+    const { cert: ca } = selfSigned(folder)
     const { port } = await proxied(t, { file, options: PROXY, env: { STICKY_TEST_TLS: folder } })
     const workers = new Set()
     await parallel(40, 8, async (n) => {

@@ -5,7 +5,6 @@
 // looked at closely, else in a primary of its own.
 
 const assert = require('node:assert/strict')
-const { execFileSync } = require('node:child_process')
 const { once } = require('node:events')
 const fs = require('node:fs')
 const http = require('node:http')
@@ -16,7 +15,9 @@ const path = require('node:path')
 const { before, test } = require('node:test')
 const tls = require('node:tls')
 const sticky = require('..')
+const { selfSigned } = require('./support/certificates')
 const { connect, loopback, readAll, until } = require('./support/client')
+const { directory } = require('./support/places')
 const { balanced, signal, start } = require('./support/process')
 
 // For what never comes.
@@ -108,14 +109,9 @@ const HEADERS = {
 let secure
 
 before(() => {
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  const openssl = (...args) => execFileSync('openssl', args, { cwd: directory, stdio: 'pipe' })
-  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', 'key']
-  const names = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost']
-  openssl('req', '-x509', ...key, ...names, '-days', '2', '-out', 'cert')
-  secure = { key: fs.readFileSync(path.join(directory, 'key'), 'utf8') }
-  secure.cert = fs.readFileSync(path.join(directory, 'cert'), 'utf8')
-  fs.rmSync(directory, { recursive: true })
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
+  secure = selfSigned(folder)
+  fs.rmSync(folder, { recursive: true })
 })
 
 const trusting = () => ({ ca: secure.cert, servername: 'localhost' })
@@ -285,8 +281,7 @@ async function stream(session) {
 
 test('in the worker the client is the peer, and the proxy is asked for', TIMEOUT, async (t) => {
   const workers = await workersOf(t)
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  t.after(() => fs.rmSync(directory, { recursive: true }))
+  const folder = directory(t)
   for (const [name, ask] of Object.entries(ASK)) {
     await t.test(name, async () => {
       const { port } = (await balancing(t, workers, { name })).address()
@@ -300,7 +295,7 @@ test('in the worker the client is the peer, and the proxy is asked for', TIMEOUT
       }
     })
     await t.test(`${name}, through a unix socket`, async () => {
-      const at = path.join(directory, name)
+      const at = path.join(folder, name)
       await balancing(t, workers, { name, at: [at] })
       for (const [header, client] of Object.values(HEADERS)) {
         const socket = net.connect({ path: at })
@@ -495,9 +490,7 @@ test('trustProxy: a number of hops says nothing of the protocol', TIMEOUT, async
 })
 
 test('trustProxy: a peer on a unix socket is trusted', TIMEOUT, async (t) => {
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  t.after(() => fs.rmSync(directory, { recursive: true }))
-  const at = path.join(directory, 'socket')
+  const at = path.join(directory(t), 'socket')
   await balancing(t, await workersOf(t), { at: [at], trustProxy: '10.0.0.0/8' })
   assert.deepEqual((await ask(at, from('192.0.2.1'))).client, CLIENT_V4)
 })

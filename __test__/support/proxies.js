@@ -6,10 +6,9 @@ const assert = require('node:assert/strict')
 const { spawn } = require('node:child_process')
 const { once } = require('node:events')
 const fs = require('node:fs')
-const net = require('node:net')
-const os = require('node:os')
 const path = require('node:path')
 const { until } = require('./client')
+const { directory, freePort } = require('./places')
 const { descendants, signal } = require('./process')
 
 const EXAMPLES = path.join(__dirname, '..', '..', 'examples', 'proxies')
@@ -56,11 +55,10 @@ async function startProxy(t, file, upstream, changes = []) {
     .toLowerCase()
     .replace('caddyfile', 'caddy')
   const { edits, args } = PROGRAMS[name]
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
-  t.after(() => fs.rmSync(folder, { recursive: true, force: true }))
+  const folder = directory(t)
   // nginx started by root works as somebody else.
   fs.chmodSync(folder, 0o755)
-  const port = await freePort()
+  const port = await freePort('127.0.0.1')
   let text = fs.readFileSync(path.join(EXAMPLES, file), 'utf8')
   for (const [from, to] of changes) text = replace(text, from, to)
   for (const [from, to] of edits({ port, folder })) {
@@ -138,16 +136,6 @@ function isListening(port) {
     .split('\n')
     .map((line) => line.trim().split(/\s+/))
     .some(([, local, , state]) => local === address && state === '0A')
-}
-
-/** A port that nobody listens on. */
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address()
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 module.exports = { missingProxies, startProxy }

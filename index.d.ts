@@ -213,6 +213,21 @@ declare namespace sticky {
     proxyProtocol?: boolean
 
     /**
+     * Who brings connections to their workers. `'kernel'`: Linux itself, by a program that computes the client's slot; each
+     * worker accepts its connections from the kernel, and the primary process is in nobody's way. It takes out of
+     * the kernel's queues only what a worker cannot take. `'handover'`: the primary process accepts connections and hands
+     * them over. `'auto'`: the kernel where it can, which is where the client is the peer's address (neither
+     * `behindProxy` nor `proxyProtocol`), on Linux, listening on a port, with at most 256 slots; else the hand-over.
+     * Clients have the same slots either way. `balancer.steering` says which it is, and why.
+     *
+     * @default 'auto'
+     * @throws {Error} `ERR_STICKY_STEERING`: it is `'kernel'`, and the kernel cannot; by `createBalancer`, or by `listen`
+     * for a path, `fd`, `handle` or `reusePort`
+     * @since 4.0.0
+     */
+    steering?: 'auto' | 'kernel' | 'handover'
+
+    /**
      * Which servers of the workers take the connections: those that listen under the same name.
      *
      * @default 'default'
@@ -231,11 +246,19 @@ declare namespace sticky {
     name?: string
   }
 
+  /** Who brings connections to their workers. */
+  interface Steering {
+    /** The kernel, or the primary process, which hands them over. */
+    mode: 'kernel' | 'handover'
+    /** Why, in words. */
+    reason: string
+  }
+
   /** Counts from the balancer's first `listen` on; `waiting` and `slots` are as of now. */
   interface BalancerStats {
     /** Connections that came in. */
     accepted: number
-    /** Connections sent to a worker, each counted once. */
+    /** Connections sent to a worker, or accepted by it from the kernel, each counted once. */
     delivered: number
     /** Connections that a worker took over. */
     adopted: number
@@ -249,7 +272,7 @@ declare namespace sticky {
     gone: number
     /** Connections whose client is not known yet. */
     identifying: number
-    /** Connections not sent yet, whose client is known. */
+    /** Connections not sent yet, whose client is known; where the kernel steers, those in its queues too. */
     waiting: number
     slots: SlotStats[]
   }
@@ -257,7 +280,7 @@ declare namespace sticky {
   interface SlotStats {
     /** The process that serves the slot; `null` when none does. */
     pid: number | null
-    /** Connections not sent yet. */
+    /** Connections not sent yet; where the kernel steers, those in the slot's queue too. */
     waiting: number
     /** Connections sent, which the worker has not taken yet. */
     inFlight: number
@@ -277,6 +300,8 @@ declare namespace sticky {
   class Balancer extends Server {
     constructor(activeWorkers: ActiveWorkers, options?: Omit<BalancerOptions, 'activeWorkers'>)
     constructor(options?: BalancerOptions)
+    /** Who brings connections to their workers, and why; `null` while the balancer does not listen. */
+    readonly steering: Steering | null
     /** The counters as they are. */
     stats(): BalancerStats
   }

@@ -18,8 +18,11 @@ export declare class Balancer {
   constructor(options: BalancerOptions, onReport: (arg0: string, arg1: number, arg2: string) => void)
   /** Starts the runtime if it does not run. Returns 0 or a negative errno, as a handle's `listen`. */
   start(): number
-  /** Listens on a copy of a bound socket, after `start`. Returns as that does. */
-  listen(fd: number, backlog: number): number
+  /**
+   * Listens on a copy of a bound socket, after `start`; has the kernel steer if told to, and if it can. Returns as that
+   * does.
+   */
+  listen(fd: number, backlog: number, steer: boolean): number
   /** Takes in a copy of a connection that the caller accepted. */
   inject(fd: number): void
   /** The manager's table: for each slot 0, a channel, or `PENDING`. */
@@ -33,6 +36,8 @@ export declare class Balancer {
   close(): number
   /** The counters as they are. */
   stats(): Stats
+  /** Why the kernel does not steer though it was told to, if so: connections are handed over meanwhile. */
+  steeringFailure(): string | null
   /**
    * Ends everything at once. No other method may be called afterwards. Without it the callback,
    * which usually refers to this object, would keep both alive for ever.
@@ -54,12 +59,19 @@ export declare class Identifier {
 /** See [`Native`]. */
 export declare class Intake {
   /** Takes over a copy of the channel `fd` and says hello to the primary. */
-  constructor(fd: number, onConnections: (arg0?: Array<number> | undefined | null, arg1?: Array<Source | undefined | null> | undefined | null) => void)
+  constructor(fd: number, onConnections: (arg0?: Array<number> | undefined | null, arg1?: Array<Source | undefined | null> | undefined | null) => void, onListening: (arg0: number, arg1: number | undefined | null, arg2: number) => void)
   /**
    * Takes over what the callback was called with, which none may touch before. `false`: the
    * channel has ended, and it must be closed untouched.
    */
   acknowledge(): boolean
+  /**
+   * A connection of a slot was accepted, as this descriptor. `false`: there are no descriptors for more, and the
+   * slot's socket must be closed and `released`.
+   */
+  accepted(slot: number, descriptor: number): boolean
+  /** The connections of a slot are accepted no more. (Where that cannot be said the channel ends, which says it as well.) */
+  released(slot: number): void
   /** Ends the channel: what was not adopted goes elsewhere. */
   close(): void
 }
@@ -84,7 +96,7 @@ export interface BalancerOptions {
 
 /** Validated options that say who a client is. */
 export interface Identity {
-  /** 16 bytes. */
+  /** 8 bytes. */
   key: Uint8Array
   /** 1 to 128. */
   ipv6Prefix: number
@@ -161,3 +173,6 @@ export interface Stats {
   /** The same per slot. */
   slots: Array<SlotStats>
 }
+
+/** Why the kernel cannot steer connections here, or nothing if it can. Tried once, for about a millisecond. */
+export declare function steeringObstacle(): string | null

@@ -841,3 +841,4 @@ module.exports.Intake = nativeBinding.Intake
 module.exports.isNetwork = nativeBinding.isNetwork
 module.exports.nearest = nativeBinding.nearest
 module.exports.PENDING = nativeBinding.PENDING
+module.exports.steeringObstacle = nativeBinding.steeringObstacle

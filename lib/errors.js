@@ -76,6 +76,14 @@ function notAWorker() {
   return coded(new Error(message), 'ERR_STICKY_NOT_A_WORKER')
 }
 
+/** @param {string} reason */
+function kernelCannotSteer(reason) {
+  const message =
+    `The option "steering" is 'kernel', but the kernel cannot steer here: ${reason}. Use 'auto' or 'handover', with ` +
+    'which the primary process hands the connections over.'
+  return coded(new Error(message), 'ERR_STICKY_STEERING')
+}
+
 /** @param {string} name */
 function nameTaken(name) {
   const message =
@@ -87,6 +95,7 @@ function nameTaken(name) {
 module.exports = {
   invalidArgType,
   invalidArgValue,
+  kernelCannotSteer,
   nameTaken,
   notAWorker,
   outOfRange,

@@ -13,7 +13,7 @@
 
 // Goes with the words above and with the channel's own; both sides are usually of one version, but a
 // worker may outlive an upgrade on disk.
-const VERSION = 3
+const VERSION = 4
 
 const PREFIX = 'sticky-listen:'
 
@@ -21,9 +21,9 @@ const PREFIX = 'sticky-listen:'
  * @typedef {{ cmd: 'sticky-listen:listening', version: number, name: string, listener: number }} Listening
  * @typedef {{ cmd: 'sticky-listen:closed', listener: number }} Closed
  * @typedef {{ cmd: 'sticky-listen:query' }} Query
- * @typedef {{ cmd: 'sticky-listen:channel', listener: number, feed: number, pipe: boolean,
+ * @typedef {{ cmd: 'sticky-listen:channel', listener: number, channel: number, pipe: boolean,
  *   address: Address, identity: Identity | null }} Channel
- * @typedef {{ cmd: 'sticky-listen:slots', listener: number, feed: number, slots: number, own: number[] }} Slots
+ * @typedef {{ cmd: 'sticky-listen:slots', listener: number, channel: number, slots: number, own: number[] }} Slots
  * @typedef {import('node:net').AddressInfo | string | null} Address as of `server.address()`
  * @typedef {{ key: string, ipv6Prefix: number, header: string, maxHeaderSize: number, hops?: number,
  *   networks?: string[] }} Identity

@@ -8,6 +8,9 @@ const native = require('../native')
 
 const DEFAULT_NAME = 'default'
 
+// Bytes of the key under which clients are hashed.
+const KEY_LENGTH = 8
+
 // A timer of Node can wait no longer.
 const MAX_DELAY = 2 ** 31 - 1
 
@@ -30,6 +33,7 @@ const MAX_LOOK = 2 ** 16
  * @property {number} headerTimeout
  * @property {number} maxHeaderSize
  * @property {boolean} proxyProtocol
+ * @property {'auto' | 'kernel' | 'handover'} steering
  */
 
 /**
@@ -55,6 +59,7 @@ const BALANCER_CHECKS = {
   headerTimeout: (value, name) => checkNumber(value, name, 1, MAX_DELAY),
   maxHeaderSize: (value, name) => checkInteger(value, name, 256, MAX_LOOK),
   proxyProtocol: checkBoolean,
+  steering: (value, name) => checkOneOf(value, name, ['auto', 'kernel', 'handover']),
 }
 
 /** @type {typeof BALANCER_CHECKS} */
@@ -76,7 +81,7 @@ function balancerOptions(first, second) {
   if (positional && given.activeWorkers !== undefined && given.activeWorkers !== first) {
     throw invalidArgValue('options.activeWorkers', given.activeWorkers, 'was also given as the first argument')
   }
-  const { seed = randomBytes(16), ...rest } = given
+  const { seed = randomBytes(KEY_LENGTH), ...rest } = given
   return {
     retryDelay: 150,
     maxRetries: 5,
@@ -89,6 +94,7 @@ function balancerOptions(first, second) {
     headerTimeout: 10_000,
     maxHeaderSize: 16 * 1024,
     proxyProtocol: false,
+    steering: 'auto',
     ...(positional ? { activeWorkers: positional } : {}),
     ...rest,
     key: seed,
@@ -181,7 +187,7 @@ function checkSeed(value, name) {
     throw invalidArgType(name, 'of type string or an instance of Uint8Array', value)
   }
   if (value.length === 0) throw invalidArgValue(name, value, 'must not be empty')
-  return createHash('sha256').update(value).digest().subarray(0, 16)
+  return createHash('sha256').update(value).digest().subarray(0, KEY_LENGTH)
 }
 
 /**
@@ -200,6 +206,18 @@ function checkName(value, name) {
  */
 function checkBoolean(value, name) {
   if (typeof value !== 'boolean') throw invalidArgType(name, 'of type boolean', value)
+  return value
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ * @param {string[]} values
+ */
+function checkOneOf(value, name, values) {
+  const list = values.map((one) => `'${one}'`).join(', ')
+  if (typeof value !== 'string') throw invalidArgType(name, `one of ${list}`, value)
+  if (!values.includes(value)) throw invalidArgValue(name, value, `must be one of: ${list}`)
   return value
 }
 

@@ -73,7 +73,7 @@ fuzz_target!(|input: (usize, u8, &[u8])| {
     };
     for proxy_protocol in [false, true] {
         let rules = Identifier {
-            hasher: ClientHasher::new(b"a key for tests!", Ipv6Prefix::FULL),
+            hasher: ClientHasher::new(*b"test key", Ipv6Prefix::FULL),
             header: header.map(NamingHeader::new),
             trust: trust.clone(),
             proxy_protocol,

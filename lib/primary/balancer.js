@@ -4,10 +4,12 @@
 // workers by native code. No connection is ever seen here.
 
 const net = require('node:net')
+const { kernelCannotSteer } = require('../errors')
 const { balancerOptions } = require('../options')
 const { ClusterSlots } = require('./cluster-slots')
 const { takeOver } = require('./listening-handle')
 const { Session } = require('./session')
+const { obstacleIn, obstacleTo } = require('./steering')
 
 /** @typedef {InstanceType<typeof Session>} BalancerSession */
 
@@ -30,6 +32,11 @@ class Balancer extends net.Server {
   #sessions = new Set()
   /** What the others counted. */
   #past = NO_STATS
+  #options
+  /** @type {string | undefined} why the kernel cannot steer, with these options */
+  #obstacle
+  /** @type {string | undefined} the same of the latest listen() */
+  #obstacleHere
 
   /**
    * @param {unknown} [activeWorkers]
@@ -38,9 +45,12 @@ class Balancer extends net.Server {
   constructor(activeWorkers, options) {
     const checked = balancerOptions(activeWorkers, options)
     super()
+    this.#options = checked
+    this.#obstacle = checked.steering === 'handover' ? "the option steering is 'handover'" : obstacleIn(checked)
+    if (checked.steering === 'kernel' && this.#obstacle) throw kernelCannotSteer(this.#obstacle)
     const table = checked.activeWorkers ?? clusterTable(checked.name)
     const begin = () => {
-      const session = new Session(this, checked, table, () => {
+      const session = new Session(this, checked, table, this.#obstacleHere, () => {
         this.#sessions.delete(session)
         this.#past = sum(this.#past, session.stats())
       })
@@ -60,6 +70,27 @@ class Balancer extends net.Server {
         if (made) takeOver(made, begin)
       },
     })
+  }
+
+  // Node's own, which makes a server listen once it is known where.
+  /**
+   * @param {string | null} address
+   * @param {number | null} port
+   * @param {number} addressType
+   * @param {number} backlog
+   * @param {number} [fd]
+   * @param {number} [flags]
+   */
+  _listen2(address, port, addressType, backlog, fd, flags) {
+    const { _handle: handle } = /** @type {any} */ (this)
+    this.#obstacleHere = this.#obstacle ?? obstacleTo(handle, addressType, fd, flags)
+    if (this.#options.steering === 'kernel' && this.#obstacleHere) throw kernelCannotSteer(this.#obstacleHere)
+    return /** @type {any} */ (net.Server.prototype)._listen2.call(this, address, port, addressType, backlog, fd, flags)
+  }
+
+  /** @returns {import('../..').Steering | null} */
+  get steering() {
+    return this.listening ? (this.#session?.steering() ?? null) : null
   }
 
   /** @returns {import('../..').BalancerStats} */

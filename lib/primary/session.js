@@ -18,11 +18,11 @@ const { workers } = require('./workers')
 const REFRESH_INTERVAL = 1000
 
 // Workers know a channel by this: the native side's numbers are each balancer's own.
-let lastFeed = 0
+let lastChannel = 0
 
 /**
  * @typedef {object} Channel
- * @property {number} feed the worker's name for it
+ * @property {number} id what the worker knows it by
  * @property {Member} member
  * @property {number} listener the number of the worker's server
  * @property {InstanceType<typeof HandOver>} handOver
@@ -50,6 +50,8 @@ class Session {
   /** @type {messages.Address} */
   #address = null
   #pipe = false
+  /** @type {string | undefined} why the kernel does not steer */
+  #obstacle
   #tableFailed = false
   #closing = false
   /** @type {NodeJS.Timeout | undefined} */
@@ -61,13 +63,15 @@ class Session {
    * @param {import('node:net').Server & Record<string, any>} server
    * @param {import('../options').Options} options
    * @param {import('../..').ActiveWorkers} activeWorkers
+   * @param {string | undefined} obstacle why the kernel cannot steer
    * @param {() => void} onEnd called when the counters will not change any more
    */
-  constructor(server, options, activeWorkers, onEnd) {
+  constructor(server, options, activeWorkers, obstacle, onEnd) {
     this.#server = server
     this.#onEnd = onEnd
     this.#options = options
     this.#activeWorkers = activeWorkers
+    this.#obstacle = obstacle
     const { key, ipv6Prefix, behindProxy, cipHeader, trustProxy, maxRetries, retryDelay, ...rest } = options
     const identity = { ipv6Prefix, header: behindProxy ? cipHeader : undefined, ...trustProxy }
     if (behindProxy) {
@@ -87,7 +91,19 @@ class Session {
    * @param {number} backlog
    */
   listen(fd, backlog) {
-    return this.#native.start() || (fd === undefined ? 0 : this.#native.listen(fd, backlog))
+    const error = this.#native.start()
+    if (error || fd === undefined) return error
+    const steer = this.#obstacle === undefined
+    debug(steer ? 'the kernel steers' : 'connections are handed over: %s', this.#obstacle ?? '')
+    return this.#native.listen(fd, backlog, steer)
+  }
+
+  /** @returns {import('../..').Steering} */
+  steering() {
+    const obstacle = this.#obstacle ?? this.#native.steeringFailure()
+    return obstacle
+      ? { mode: 'handover', reason: obstacle }
+      : { mode: 'kernel', reason: 'the address of a connection is its client' }
   }
 
   /** @param {number} fd */
@@ -170,8 +186,8 @@ class Session {
       // One that has served none yet has nothing to learn.
       if (told === channel.told || (own.length === 0 && channel.told === '')) continue
       channel.told = told
-      const { member, listener, feed } = channel
-      member.send(messages.slots({ listener, feed, slots: serving.length, own }))
+      const { member, listener, id } = channel
+      member.send(messages.slots({ listener, channel: id, slots: serving.length, own }))
     }
   }
 
@@ -212,11 +228,11 @@ class Session {
     }
     const handOver = new HandOver(opened.fd)
     this.#handOvers.set(member, handOver)
-    const feed = ++lastFeed
-    this.#channels.set(opened.channel, { feed, member, listener, handOver, told: '' })
+    const id = ++lastChannel
+    this.#channels.set(opened.channel, { id, member, listener, handOver, told: '' })
     this.#channelOf.set(member, opened.channel)
     debug('worker %d: offered channel %d', member.pid, opened.channel)
-    const content = { listener, feed, pipe: this.#pipe, address: this.#address, identity: this.#identity }
+    const content = { listener, channel: id, pipe: this.#pipe, address: this.#address, identity: this.#identity }
     member.send(messages.channel(content), handOver)
   }
 

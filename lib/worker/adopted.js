@@ -2,20 +2,20 @@
 
 // What is known of a connection that came from a balancer, beside what its handle knows.
 
-const FEED = Symbol('sticky-listen feed')
+const BALANCER = Symbol('sticky-listen balancer')
 const PROXY = Symbol('sticky-listen proxy')
 
-/** @typedef {InstanceType<typeof import('./feed').Feed>} Feed */
+/** @typedef {InstanceType<typeof import('./balancer-info').BalancerInfo>} BalancerInfo */
 
 /**
  * Marks a handle with where it came from. Behind a proxy that said where the connection comes from, that is
  * the peer to everybody who asks the handle, on whatever socket is put on it.
  * @param {any} handle
- * @param {Feed} feed
+ * @param {BalancerInfo} balancer
  * @param {import('../../native').Source | null | undefined} source
  */
-function mark(handle, feed, source) {
-  handle[FEED] = feed
+function mark(handle, balancer, source) {
+  handle[BALANCER] = balancer
   if (!source) return
   const { getpeername } = handle
   handle[PROXY] = () => {
@@ -42,9 +42,9 @@ function handleOf(socket) {
 /**
  * The balancer that a connection came from.
  * @param {any} socket
- * @returns {Feed | undefined}
+ * @returns {BalancerInfo | undefined}
  */
-const feedOf = (socket) => handleOf(socket)?.[FEED]
+const balancerOf = (socket) => handleOf(socket)?.[BALANCER]
 
 /**
  * The address of the proxy that speaks for the client of a connection.
@@ -53,4 +53,4 @@ const feedOf = (socket) => handleOf(socket)?.[FEED]
  */
 const proxyAddress = (socket) => handleOf(socket)?.[PROXY]?.()
 
-module.exports = { feedOf, mark, proxyAddress }
+module.exports = { balancerOf, mark, proxyAddress }

@@ -7,11 +7,12 @@ const fs = require('node:fs')
 const net = require('node:net')
 const debug = require('../debug')
 const { mark } = require('./adopted')
+const { SlotListeners } = require('./slot-listeners')
 const native = require('../../native')
 
 /**
  * @typedef {import('../messages').Address} Address
- * @typedef {InstanceType<typeof import('./feed').Feed>} Feed
+ * @typedef {InstanceType<typeof import('./balancer-info').BalancerInfo>} BalancerInfo
  * @typedef {(import('../../native').Source | undefined | null)[] | undefined | null} Sources
  */
 
@@ -53,14 +54,14 @@ function open(fd, Connection) {
  * @param {number[]} fds
  * @param {Sources} sources
  * @param {any} Connection
- * @param {Feed} feed
+ * @param {BalancerInfo} balancer
  */
-function openAll(fds, sources, Connection, feed) {
+function openAll(fds, sources, Connection, balancer) {
   const clients = []
   for (let n = 0; n < fds.length; n++) {
     const client = open(fds[n], Connection)
     if (!client) continue
-    mark(client, feed, sources?.[n])
+    mark(client, balancer, sources?.[n])
     clients.push(client)
   }
   return clients
@@ -74,8 +75,8 @@ function peerOf(client) {
 }
 
 class IntakeHandle {
-  /** @type {Set<native.Intake>} */
-  #intakes = new Set()
+  /** @type {Map<native.Intake, InstanceType<typeof SlotListeners>>} with the sockets that came on each */
+  #intakes = new Map()
   #onClose
   #referenced = true
   /**
@@ -98,21 +99,41 @@ class IntakeHandle {
    * Takes connections from a balancer.
    * @param {any} channel the Pipe handle that came with the message
    * @param {boolean} pipe whether its connections are of a unix socket
-   * @param {Feed} feed
+   * @param {BalancerInfo} balancer
    * @param {() => void} onEnd called when the balancer closes the channel
    */
-  feed(channel, pipe, feed, onEnd) {
+  receiveFrom(channel, pipe, balancer, onEnd) {
     const Connection = pipe ? channel.constructor : tcpHandle()
-    const intake = new native.Intake(channel.fd, (fds, sources) => {
-      if (fds) {
-        this.#receive(intake, openAll(fds, sources, Connection, feed))
-      } else {
-        debug('a balancer closed its channel')
-        this.#intakes.delete(intake)
-        onEnd()
-      }
-    })
-    this.#intakes.add(intake)
+    const listeners = new SlotListeners()
+    const intake = new native.Intake(
+      channel.fd,
+      (fds, sources) => {
+        if (fds) {
+          this.#receive(intake, openAll(fds, sources, Connection, balancer))
+        } else {
+          debug('a balancer closed its channel')
+          this.#end(intake)
+          onEnd()
+        }
+      },
+      (slot, fd, backlog) => {
+        const accepts = typeof fd === 'number' && listeners.open(Connection, slot, fd, backlog, onConnection(slot))
+        debug(accepts ? 'accepting for slot %d' : 'accepting for slot %d no more', slot)
+        if (!accepts) release(slot)
+      },
+    )
+    const release = (/** @type {number} */ slot) => {
+      listeners.close(slot)
+      intake.released(slot)
+    }
+    const onConnection = (/** @type {number} */ slot) => (/** @type {any} */ client) => {
+      // When it closes this one's, the primary gives them to others, or to this worker when it has room.
+      if (!intake.accepted(slot, client.fd)) release(slot)
+      if (debug.enabled) debug('adopting %j', peerOf(client))
+      mark(client, balancer, undefined)
+      this.#adopt(client)
+    }
+    this.#intakes.set(intake, listeners)
   }
 
   /**
@@ -127,7 +148,7 @@ class IntakeHandle {
       for (const client of clients) this.#adopt(client)
     } else {
       debug('the primary cannot be answered: %d connections go elsewhere', clients.length)
-      this.#intakes.delete(intake)
+      this.#end(intake)
       for (const client of clients) client.close()
     }
   }
@@ -158,8 +179,19 @@ class IntakeHandle {
 
   /** Takes no more connections; what was not adopted goes to other workers. */
   stop() {
-    for (const intake of this.#intakes) intake.close()
-    this.#intakes.clear()
+    for (const intake of this.#intakes.keys()) {
+      this.#end(intake)
+      intake.close()
+    }
+  }
+
+  /**
+   * Nothing more comes from a balancer.
+   * @param {native.Intake} intake
+   */
+  #end(intake) {
+    this.#intakes.get(intake)?.closeAll()
+    this.#intakes.delete(intake)
   }
 
   // From here on: what Node calls.

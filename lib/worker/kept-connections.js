@@ -9,7 +9,7 @@
 const diagnostics = require('node:diagnostics_channel')
 const http = require('node:http')
 const debug = require('../debug')
-const { feedOf } = require('./adopted')
+const { balancerOf } = require('./adopted')
 
 // Published for each request of HTTP/1 before its listeners are called, which libraries may replace by
 // their own (engine.io does).
@@ -59,28 +59,28 @@ class KeptConnections {
 
   /** @param {http.IncomingMessage} request */
   #mayKeep(request) {
-    const feed = feedOf(request.socket)
-    if (!feed) return true
-    if (feed.replaced) return false
+    const balancer = balancerOf(request.socket)
+    if (!balancer) return true
+    if (balancer.replaced) return false
     // The balancer sees no request within TLS, and one connection of HTTP/2 is many clients' by design.
-    if (!feed.identifies || !(this.#server instanceof http.Server)) return true
+    if (!balancer.identifies || !(this.#server instanceof http.Server)) return true
     const now = performance.now()
-    return !this.#isMisrouted(request, feed, now) && now >= this.#pooledUntil
+    return !this.#isMisrouted(request, balancer, now) && now >= this.#pooledUntil
   }
 
   /**
    * @param {http.IncomingMessage} request
-   * @param {InstanceType<typeof import('./feed').Feed>} feed
+   * @param {InstanceType<typeof import('./balancer-info').BalancerInfo>} balancer
    * @param {number} now
    */
-  #isMisrouted(request, feed, now) {
+  #isMisrouted(request, balancer, now) {
     const socket = /** @type {any} */ (request.socket)
-    const lines = feed.lines(request)
+    const lines = balancer.lines(request)
     const client = lines.join()
     const before = socket[CLIENT]
-    if (before?.client === client && before.epoch === feed.epoch) return before.misrouted
-    const misrouted = !feed.serves(socket.remoteAddress, lines)
-    socket[CLIENT] = { client, epoch: feed.epoch, misrouted }
+    if (before?.client === client && before.epoch === balancer.epoch) return before.misrouted
+    const misrouted = !balancer.serves(socket.remoteAddress, lines)
+    socket[CLIENT] = { client, epoch: balancer.epoch, misrouted }
     if (misrouted && before && before.client !== client) {
       if (now >= this.#pooledUntil) debug('a proxy sends requests of different clients on one connection')
       this.#pooledUntil = now + POOLED

@@ -8,7 +8,7 @@ const debug = require('../debug')
 const { invalidArgType, nameTaken, notAWorker, serverAlreadyListens } = require('../errors')
 const messages = require('../messages')
 const { listenOptions } = require('../options')
-const { Feed } = require('./feed')
+const { BalancerInfo } = require('./balancer-info')
 const { IntakeHandle } = require('./intake-handle')
 const { KeptConnections } = require('./kept-connections')
 
@@ -28,8 +28,8 @@ class Listener {
   #announced = false
   #addressed = false
   #kept
-  /** @type {Map<number, InstanceType<typeof Feed>>} by the primary's number */
-  #feeds = new Map()
+  /** @type {Map<number, InstanceType<typeof BalancerInfo>>} by the number of the channel to it */
+  #balancers = new Map()
   /** @type {NodeJS.Timeout} */
   #timer
 
@@ -55,17 +55,17 @@ class Listener {
 
   /**
    * @param {messages.Channel} message
-   * @param {any} channel
+   * @param {any} pipeHandle its end of the channel
    */
-  feed({ feed: number, pipe, address, identity }, channel) {
-    debug('%j: fed by the balancer at %j', this.name, address)
+  receiveFrom({ channel, pipe, address, identity }, pipeHandle) {
+    debug('%j: takes connections of the balancer at %j', this.name, address)
     // First, as a connection may wait in the channel already.
     this.#listening(address)
     try {
-      const feed = new Feed(identity)
-      this.#handle.feed(channel, pipe, feed, () => this.#feeds.delete(number))
-      this.#feeds.set(number, feed)
-      if (feed.identifies) this.#kept.watch()
+      const balancer = new BalancerInfo(identity)
+      this.#handle.receiveFrom(pipeHandle, pipe, balancer, () => this.#balancers.delete(channel))
+      this.#balancers.set(channel, balancer)
+      if (balancer.identifies) this.#kept.watch()
     } catch (error) {
       // No descriptors left, say. The primary gives up the channel and offers another.
       debug('%j: channel failed: %s', this.name, error)
@@ -73,10 +73,10 @@ class Listener {
   }
 
   /** @param {messages.Slots} message */
-  serve({ feed: number, slots, own }) {
-    const feed = this.#feeds.get(number)
-    feed?.serve(slots, own)
-    if (feed?.replaced) this.#kept.watch()
+  serve({ channel, slots, own }) {
+    const balancer = this.#balancers.get(channel)
+    balancer?.serve(slots, own)
+    if (balancer?.replaced) this.#kept.watch()
   }
 
   /** Takes no more connections, and ends those it has when they have been served. */
@@ -160,7 +160,7 @@ function onMessage(data, handle) {
   if (message?.cmd === 'sticky-listen:query') {
     for (const listener of listeners.values()) listener.announce()
   } else if (message?.cmd === 'sticky-listen:channel' && handle) {
-    listeners.get(message.listener)?.feed(message, handle)
+    listeners.get(message.listener)?.receiveFrom(message, handle)
     // Its descriptor was copied. Where nobody wanted it, the primary gives up waiting for a hello.
     handle.close()
   } else if (message?.cmd === 'sticky-listen:slots') {

@@ -4,20 +4,24 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned |
+//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned, 5 listen, 6 release, 7 released |
 //! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; else zero |
-//! | 2 | 2 | count: the version in a hello, else connections; zero in adopted |
-//! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; else zero |
-//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; zero in a hello |
+//! | 2 | 2 | count: the version in a hello; connections in deliver and returned; else zero |
+//! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; in listen: the backlog; else zero |
+//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; the slot in listen, release and released; zero in a hello |
 //!
 //! The worker says hello once. Then the primary delivers connections, numbered from zero without
 //! gaps; each deliver frame carries its connections' descriptors. The worker answers with what it
 //! adopted (all up to and including the number) and what it could not receive (returned).
+//!
+//! Where the kernel steers, the primary lends a worker the listening socket of a slot (listen; with it go the descriptors
+//! of the socket and of the page in which the worker counts), and takes it back (release). The worker says when it
+//! accepts from it no more (released), because it was told to or of its own accord.
 
 use super::clock::Stamp;
 
 /// The version of these words, on which the two ends must agree. It goes with the one of `lib/messages.js`.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Bytes of a frame.
 pub const FRAME_LEN: usize = 16;
@@ -59,6 +63,23 @@ pub enum Frame {
         /// How many, 1 to [`MAX_BATCH`].
         count: u16,
     },
+    /// Primary to worker: accept the connections of this slot.
+    Listen {
+        /// The slot.
+        slot: u32,
+        /// The backlog that the socket has.
+        backlog: u32,
+    },
+    /// Primary to worker: accept the connections of this slot no more.
+    Release {
+        /// The slot.
+        slot: u32,
+    },
+    /// Worker to primary: it accepts the connections of this slot no more.
+    Released {
+        /// The slot.
+        slot: u32,
+    },
 }
 
 /// Bytes that are no frame. The channel they came from is beyond repair.
@@ -81,6 +102,9 @@ impl Frame {
             Self::Deliver { first, count, sources, sent } => (2, sources, count, sent.0, first),
             Self::Adopted { through, delay } => (3, false, 0, delay, through),
             Self::Returned { first, count } => (4, false, count, 0, first),
+            Self::Listen { slot, backlog } => (5, false, 0, backlog, slot.into()),
+            Self::Release { slot } => (6, false, 0, 0, slot.into()),
+            Self::Released { slot } => (7, false, 0, 0, slot.into()),
         };
         let mut bytes = [0; FRAME_LEN];
         bytes[0] = kind;
@@ -100,6 +124,7 @@ impl Frame {
         let time = u32::from_le_bytes([t0, t1, t2, t3]);
         let seq = u64::from_le_bytes(seq);
         let batch = (1..=MAX_BATCH).contains(&count) && seq.checked_add(u64::from(count)).is_some();
+        let slot = u32::try_from(seq).ok().filter(|_| count == 0);
         match (kind, flag, time) {
             (1, 0, 0) if seq == 0 => Ok(Self::Hello { version: count }),
             (2, _, _) if batch => {
@@ -107,6 +132,9 @@ impl Frame {
             }
             (3, 0, _) if count == 0 => Ok(Self::Adopted { through: seq, delay: time }),
             (4, 0, 0) if batch => Ok(Self::Returned { first: seq, count }),
+            (5, 0, backlog) => Ok(Self::Listen { slot: slot.ok_or(Malformed)?, backlog }),
+            (6, 0, 0) => Ok(Self::Release { slot: slot.ok_or(Malformed)? }),
+            (7, 0, 0) => Ok(Self::Released { slot: slot.ok_or(Malformed)? }),
             _ => Err(Malformed),
         }
     }
@@ -156,6 +184,9 @@ mod tests {
             ),
             any::<(u64, u32)>().prop_map(|(through, delay)| Frame::Adopted { through, delay }),
             (seq, count).prop_map(|(first, count)| Frame::Returned { first, count }),
+            any::<(u32, u32)>().prop_map(|(slot, backlog)| Frame::Listen { slot, backlog }),
+            any::<u32>().prop_map(|slot| Frame::Release { slot }),
+            any::<u32>().prop_map(|slot| Frame::Released { slot }),
         ]
     }
 

@@ -18,6 +18,11 @@ pub fn say(channel: BorrowedFd<'_>, frame: Frame) -> io::Result<()> {
     send(channel, &frame.encode(), &[])
 }
 
+/// Says something that goes with these descriptors, at most [`MAX_BATCH`].
+pub fn give(channel: BorrowedFd<'_>, frame: Frame, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send(channel, &frame.encode(), fds)
+}
+
 /// Sends connections, whose first has the number `first`, and where they come from if a proxy said so:
 /// for all of them, or an empty slice where there is nothing to say.
 ///

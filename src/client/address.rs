@@ -15,10 +15,10 @@ impl Ipv6Prefix {
         (1..=128).contains(&bits).then_some(Self(bits))
     }
 
-    fn mask(self, address: Ipv6Addr) -> Ipv6Addr {
-        // `bits` is at least 1, so the shift stays below the width.
-        let mask = u128::MAX << (128 - u32::from(self.0));
-        Ipv6Addr::from_bits(address.to_bits() & mask)
+    /// Ones for the bits that count.
+    pub fn mask(self) -> u128 {
+        // There is at least one, so the shift stays below the width.
+        u128::MAX << (128 - u32::from(self.0))
     }
 }
 
@@ -26,7 +26,7 @@ impl Ipv6Prefix {
 /// first `prefix` bits. A zone (`%eth0`) is no part of an [`IpAddr`] and so never counts.
 pub fn canonical(address: IpAddr, prefix: Ipv6Prefix) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(prefix.mask(v6)),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & prefix.mask())),
         v4 @ IpAddr::V4(_) => v4,
     }
 }

@@ -1,75 +1,91 @@
 //! From a client to its slot.
 //!
-//! The algorithm, so that another program with the same key gets the same slot:
+//! The algorithm, so that another program with the same key gets the same slot (the kernel does, by
+//! [a program](crate::primary::kernel::program) that we give it):
 //!
-//! 1. `SipHash-2-4` (64 bits) under a 128-bit key, over the 4 bytes of an IPv4 address or the 16
-//!    bytes of an IPv6 address in network order, after [`canonical`](super::address::canonical). A
-//!    client without an address (a peer on a unix socket) is the empty message; one that a header names
-//!    by anything but an address is that name after 17 zero bytes, so that it is never an address.
-//! 2. The jump consistent hash of Lamping and Veach (2014) over that number and the slot count:
-//!    when the count goes from n to n + 1, one client in n + 1 moves, and only to the new slot.
+//! 1. [`HalfSipHash-2-4`](super::half_sip) (32 bits) under the first 8 bytes of the key, over the address after
+//!    [`canonical`](super::address::canonical) as its one (IPv4) or four (IPv6) words of 32 bits, the first one first,
+//!    the bytes of each in reverse. A client without an address (a peer on a unix socket) is the empty
+//!    message; one that a header names by anything but an address is that name after 17 zero bytes, so that it is never
+//!    an address.
+//! 2. A jump consistent hash in integers, after Lamping and Veach (2014): the hash is the seed of a linear congruential
+//!    generator modulo 2^32, and the client begins in slot 0. For each further slot `j` the next number is drawn, and
+//!    the client moves to that slot if it is below 2^32 / (j + 1). So when the count goes from n to n + 1, one client
+//!    in n + 1 moves, and only to the new slot.
 
-use std::hash::Hasher as _;
 use std::net::IpAddr;
 
-use siphasher::sip::SipHasher24;
-
 use super::address::{Ipv6Prefix, canonical};
+use super::half_sip;
 
 /// A client as a uniformly distributed number. Without the key nobody can tell or choose it.
-pub type ClientHash = u64;
+pub type ClientHash = u32;
+
+/// The generator: a multiplier that L'Ecuyer (1999) found good for this modulus, and any odd increment.
+pub const MULTIPLIER: u32 = 1_597_334_677;
+/// See [`MULTIPLIER`].
+pub const INCREMENT: u32 = 2_891_336_453;
 
 /// Hashes clients under a secret key.
 #[derive(Clone)]
 pub struct ClientHasher {
-    keyed: SipHasher24,
+    key: [u32; 2],
     prefix: Ipv6Prefix,
 }
 
 impl ClientHasher {
     /// A hasher that tells IPv6 clients apart by the first `prefix` bits.
-    pub fn new(key: &[u8; 16], prefix: Ipv6Prefix) -> Self {
-        Self { keyed: SipHasher24::new_with_key(key), prefix }
+    pub fn new(key: [u8; 8], prefix: Ipv6Prefix) -> Self {
+        Self { key: half_sip::key_words(key), prefix }
     }
 
     /// The client at `peer`; `None` is a peer without an address.
     pub fn hash(&self, peer: Option<IpAddr>) -> ClientHash {
-        let mut hasher = self.keyed;
         match peer.map(|address| canonical(address, self.prefix)) {
-            Some(IpAddr::V4(v4)) => hasher.write(&v4.octets()),
-            Some(IpAddr::V6(v6)) => hasher.write(&v6.octets()),
-            None => {}
+            Some(IpAddr::V4(v4)) => half_sip::hash_words(self.key, &[v4.to_bits()]),
+            Some(IpAddr::V6(v6)) => half_sip::hash_words(self.key, &words(v6.to_bits())),
+            None => half_sip::hash_words(self.key, &[]),
         }
-        hasher.finish()
     }
 
     /// The client of this name, which is no address.
     pub fn hash_name(&self, name: &[u8]) -> ClientHash {
-        let mut hasher = self.keyed;
-        hasher.write(&[0; 17]);
-        hasher.write(name);
-        hasher.finish()
+        half_sip::hash_bytes(self.key, &[&[0; 17], name].concat())
+    }
+
+    /// The key's words.
+    pub fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
+    /// What remains of each word of an IPv6 address.
+    pub fn masks(&self) -> [u32; 4] {
+        words(self.prefix.mask())
     }
 }
 
+/// The four words of an IPv6 address.
+#[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]
+fn words(address: u128) -> [u32; 4] {
+    [96, 64, 32, 0].map(|shift| (address >> shift) as u32)
+}
+
 /// The slot, below `slots`, that serves the client; `None` when there are no slots.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the published algorithm divides in floating point; the quotient is never negative"
-)]
 pub fn slot(client: ClientHash, slots: u32) -> Option<u32> {
-    let mut state = client;
-    let mut chosen = None;
-    let mut next: u64 = 0;
-    while next < u64::from(slots) {
-        chosen = Some(next as u32);
-        state = state.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
-        let draw = ((state >> 33) + 1) as f64;
-        next = ((next + 1) as f64 * ((1_u64 << 31) as f64 / draw)) as u64;
+    let mut chosen = (slots > 0).then_some(0);
+    let mut drawn = client;
+    for slot in 1..slots {
+        drawn = drawn.wrapping_mul(MULTIPLIER).wrapping_add(INCREMENT);
+        if drawn < threshold(slot) {
+            chosen = Some(slot);
+        }
     }
     chosen
+}
+
+/// Below which a number moves a client to `slot`, which is not 0.
+pub fn threshold(slot: u32) -> u32 {
+    u32::try_from((1_u64 << 32) / (u64::from(slot) + 1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -82,7 +98,7 @@ mod tests {
     use super::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    const KEY: [u8; 16] = *b"a key for tests!";
+    const KEY: [u8; 8] = *b"test key";
 
     /// The upper 0.1 % point of chi-square with `df` degrees of freedom (Wilson and Hilferty).
     fn chi_square_limit(df: u32) -> f64 {
@@ -128,7 +144,7 @@ mod tests {
 
     #[test]
     fn guarantee_2_even_chi_square_passes_for_2_to_64_slots() {
-        let hasher = ClientHasher::new(&KEY, Ipv6Prefix::FULL);
+        let hasher = ClientHasher::new(KEY, Ipv6Prefix::FULL);
         for (name, clients) in populations() {
             for slots in 2..=64 {
                 let mut counts = vec![0; slots as usize];
@@ -143,7 +159,7 @@ mod tests {
 
     #[test]
     fn guarantee_2_even_one_more_slot_moves_few_clients_and_only_to_itself() {
-        let hasher = ClientHasher::new(&KEY, Ipv6Prefix::FULL);
+        let hasher = ClientHasher::new(KEY, Ipv6Prefix::FULL);
         for (name, clients) in populations() {
             for slots in 1..=63 {
                 let mut moved = 0_u32;
@@ -165,7 +181,7 @@ mod tests {
 
     #[test]
     fn guarantee_1_sticky_a_mapped_address_is_the_same_client() {
-        let hasher = ClientHasher::new(&KEY, Ipv6Prefix::new(56).unwrap());
+        let hasher = ClientHasher::new(KEY, Ipv6Prefix::new(56).unwrap());
         for n in random(1).take(1000) {
             let v4 = Ipv4Addr::from_bits(n as u32);
             let mapped = IpAddr::V6(v4.to_ipv6_mapped());
@@ -175,8 +191,7 @@ mod tests {
 
     #[test]
     fn guarantee_3_keyed_another_key_gives_other_slots() {
-        let [a, b] =
-            [&KEY, b"another test key"].map(|key| ClientHasher::new(key, Ipv6Prefix::FULL));
+        let [a, b] = [KEY, *b"2nd key."].map(|key| ClientHasher::new(key, Ipv6Prefix::FULL));
         let clients = &populations()[0].1;
         let same = clients
             .iter()
@@ -188,18 +203,16 @@ mod tests {
 
     #[test]
     fn the_algorithm_stays_what_the_documentation_says() {
-        // Reference values: SipHash-2-4's own test vector (key 00..0f, empty message), and the
-        // slots of the published jump hash.
-        let key: [u8; 16] = std::array::from_fn(|i| i as u8);
-        let hasher = ClientHasher::new(&key, Ipv6Prefix::FULL);
-        assert_eq!(hasher.hash(None), 0x726f_db47_dd0e_0e31);
-        // 4-byte message 00 01 02 03: the fifth vector of the same table.
-        assert_eq!(hasher.hash(Some(IpAddr::V4(Ipv4Addr::new(0, 1, 2, 3)))), 0xcf27_94e0_2771_87b7);
-        assert_eq!(slot(1, 1), Some(0));
-        assert_eq!(slot(42, 57), Some(43));
-        assert_eq!(slot(0xdead_10cc, 1), Some(0));
-        assert_eq!(slot(0xdead_10cc, 666), Some(361));
-        assert_eq!(slot(256, 1024), Some(520));
+        // Two vectors of HalfSipHash-2-4's reference implementation: key 00 to 07; empty, and 00 01 02 03.
+        let hasher = ClientHasher::new([0, 1, 2, 3, 4, 5, 6, 7], Ipv6Prefix::FULL);
+        assert_eq!(hasher.hash(None), 0x5b9f_35a9);
+        assert_eq!(hasher.hash(Some(IpAddr::V4(Ipv4Addr::new(3, 2, 1, 0)))), 0x8946_6e2a);
+        let v6 = Ipv6Addr::from_bits(0x0302_0100_0706_0504_0b0a_0908_0f0e_0d0c);
+        let bytes: [u8; 16] = std::array::from_fn(|n| n as u8);
+        assert_eq!(hasher.hash(Some(v6.into())), half_sip::hash_bytes(hasher.key, &bytes));
         assert_eq!(slot(7, 0), None);
+        assert_eq!(slot(7, 1), Some(0));
+        // 7 * 1597334677 + 2891336453 is 1187777304 modulo 2^32, which is below a half of that.
+        assert_eq!(slot(7, 2), Some(1));
     }
 }

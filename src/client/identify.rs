@@ -130,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn identifier(header: Option<&str>, trust: Trust, proxy_protocol: bool) -> Identifier {
-        let hasher = ClientHasher::new(b"a key for tests!", Ipv6Prefix::FULL);
+        let hasher = ClientHasher::new(*b"test key", Ipv6Prefix::FULL);
         Identifier { hasher, header: header.map(NamingHeader::new), trust, proxy_protocol }
     }
 

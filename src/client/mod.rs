@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod forwarded;
+pub mod half_sip;
 pub mod hash;
 pub mod http_head;
 pub mod identify;

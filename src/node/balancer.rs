@@ -10,11 +10,15 @@ use napi_derive::napi;
 use nix::errno::Errno;
 
 use super::identity::{Identity, invalid};
-use crate::primary::answers::Fault;
-use crate::primary::balancer::{Balancer as Native, Config, Report, Stats as NativeStats};
-use crate::primary::deliver::End;
-use crate::primary::dispatch::{Entry, Limits};
-use crate::primary::identify::LookLimits;
+use crate::primary::balancer::Balancer as Native;
+use crate::primary::config::{Config, Way};
+use crate::primary::handover::identify::LookLimits;
+use crate::primary::handover::queue::Limits;
+use crate::primary::kernel::probe;
+use crate::primary::report::{Report, Stats as NativeStats};
+use crate::primary::workers::answers::Fault;
+use crate::primary::workers::channel::End;
+use crate::primary::workers::table::Entry;
 use crate::sys::socket;
 
 /// An entry of the table for a worker that has no channel yet. Channels count up from 1, and 0 is
@@ -141,11 +145,13 @@ impl Balancer {
         errno(Native::start(config, report).map(|native| self.native = Some(native)))
     }
 
-    /// Listens on a copy of a bound socket, after `start`. Returns as that does.
+    /// Listens on a copy of a bound socket, after `start`; has the kernel steer if told to, and if it can. Returns as that
+    /// does.
     #[napi]
-    pub fn listen(&mut self, fd: i32, backlog: i32) -> i32 {
+    pub fn listen(&mut self, fd: i32, backlog: i32, steer: bool) -> i32 {
+        let way = if steer { Way::Kernel } else { Way::HandOver };
         errno(socket::duplicate(fd).and_then(|socket| match &mut self.native {
-            Some(native) => native.listen(socket, backlog),
+            Some(native) => native.listen(socket, backlog, way),
             None => Err(Errno::EBADF.into()),
         }))
     }
@@ -190,6 +196,12 @@ impl Balancer {
         self.native.as_ref().map(Native::stats).unwrap_or_default().into()
     }
 
+    /// Why the kernel does not steer though it was told to, if so: connections are handed over meanwhile.
+    #[napi]
+    pub fn steering_failure(&self) -> Option<String> {
+        self.native.as_ref().and_then(Native::steering_failure)
+    }
+
     /// Ends everything at once. No other method may be called afterwards. Without it the callback,
     /// which usually refers to this object, would keep both alive for ever.
     #[napi]
@@ -201,6 +213,12 @@ impl Balancer {
     fn native(&self) -> Result<&Native> {
         self.native.as_ref().ok_or_else(|| Error::from_reason("not started, or disposed of"))
     }
+}
+
+/// Why the kernel cannot steer connections here, or nothing if it can. Tried once, for about a millisecond.
+#[napi]
+pub fn steering_obstacle() -> Option<String> {
+    probe::obstacle().map(str::to_owned)
 }
 
 /// Enough that a worker under load never waits for the next batch, few enough that a stuck one

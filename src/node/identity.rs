@@ -14,7 +14,7 @@ use crate::client::trust::{self, Trust};
 /// Validated options that say who a client is.
 #[napi(object)]
 pub struct Identity {
-    /// 16 bytes.
+    /// 8 bytes.
     pub key: Uint8Array,
     /// 1 to 128.
     pub ipv6_prefix: u8,
@@ -29,7 +29,7 @@ pub struct Identity {
 impl Identity {
     /// The rules that these options stand for.
     pub fn rules(&self, proxy_protocol: bool) -> Result<Native> {
-        let key: &[u8; 16] = self.key.as_ref().try_into().map_err(|_| invalid("key"))?;
+        let key: &[u8; 8] = self.key.as_ref().try_into().map_err(|_| invalid("key"))?;
         let prefix = Ipv6Prefix::new(self.ipv6_prefix).ok_or_else(|| invalid("ipv6Prefix"))?;
         let trust = match (&self.networks, self.hops) {
             (Some(words), _) => {
@@ -41,7 +41,7 @@ impl Identity {
             (None, None) => Trust::All,
         };
         Ok(Native {
-            hasher: ClientHasher::new(key, prefix),
+            hasher: ClientHasher::new(*key, prefix),
             header: self.header.as_deref().map(NamingHeader::new),
             trust,
             proxy_protocol,

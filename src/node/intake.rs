@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 
-use napi::bindgen_prelude::{Error, FnArgs, Function, FunctionRef, Result};
+use napi::bindgen_prelude::{Error, FnArgs, Function, FunctionRef, JsValuesTupleIntoVec, Result};
 use napi::{Env, Status};
 use napi_derive::napi;
 
 use crate::sys::callback_scope::{CallbackContext, EventLoop};
 use crate::sys::poll::Poll;
 use crate::sys::socket;
-use crate::worker::intake::{Arrived, Intake as Native};
+use crate::worker::intake::{Arrived, Intake as Native, Message};
 
 /// Connections taken in one turn of the event loop, so that others have theirs.
 const CONNECTIONS_PER_TURN: usize = 64;
@@ -46,6 +46,12 @@ type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>);
 
 type OnConnections = FunctionRef<FnArgs<Connections>, ()>;
 
+/// A slot, and the descriptor and the backlog of a socket that its connections are to be accepted from, or nothing when
+/// they are to be accepted no more.
+type Listening = (u32, Option<i32>, u32);
+
+type OnListening = FunctionRef<FnArgs<Listening>, ()>;
+
 /// Dropped as a whole: the function refers to JavaScript objects that refer to this one, and while
 /// it is held none of them can be collected.
 struct Open {
@@ -53,6 +59,7 @@ struct Open {
     _poll: Poll,
     native: Native,
     on_connections: OnConnections,
+    on_listening: OnListening,
 }
 
 struct Shared {
@@ -75,6 +82,7 @@ impl Intake {
         env: Env,
         fd: i32,
         on_connections: Function<'_, FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>)>, ()>,
+        on_listening: Function<'_, FnArgs<(u32, Option<i32>, u32)>, ()>,
     ) -> Result<Self> {
         let native = socket::duplicate(fd).and_then(Native::open).map_err(failed)?;
         let shared = Rc::new(Shared {
@@ -91,7 +99,8 @@ impl Intake {
         let event_loop = EventLoop::of(&env)?;
         let poll = Poll::start(&event_loop, native.as_fd(), Box::new(on_ready)).map_err(failed)?;
         let on_connections = on_connections.create_ref()?;
-        shared.open.replace(Some(Open { _poll: poll, native, on_connections }));
+        let on_listening = on_listening.create_ref()?;
+        shared.open.replace(Some(Open { _poll: poll, native, on_connections, on_listening }));
         Ok(Self { shared })
     }
 
@@ -107,6 +116,23 @@ impl Intake {
         acknowledged
     }
 
+    /// A connection of a slot was accepted, as this descriptor. `false`: there are no descriptors for more, and the
+    /// slot's socket must be closed and `released`.
+    #[napi]
+    pub fn accepted(&self, slot: u32, descriptor: i32) -> bool {
+        let mut open = self.shared.open.borrow_mut();
+        open.as_mut().is_none_or(|open| open.native.accepted(slot, descriptor))
+    }
+
+    /// The connections of a slot are accepted no more. (Where that cannot be said the channel ends, which says it as well.)
+    #[napi]
+    pub fn released(&self, slot: u32) {
+        let mut open = self.shared.open.borrow_mut();
+        if open.as_mut().is_some_and(|open| open.native.released(slot).is_err()) {
+            open.take();
+        }
+    }
+
     /// Ends the channel: what was not adopted goes elsewhere.
     #[napi]
     pub fn close(&self) {
@@ -115,7 +141,8 @@ impl Intake {
 }
 
 impl Shared {
-    /// All that has come is taken at once: one call of JavaScript and one acknowledgement for it.
+    /// All that has come is taken at once: one call of JavaScript and one acknowledgement for it. Other messages keep
+    /// their place between the connections.
     fn on_readable(&self) {
         let mut arrived = Vec::new();
         let mut ended = false;
@@ -125,28 +152,45 @@ impl Shared {
                 None => return,
             };
             match received {
-                Ok(Some(connections)) => arrived.extend(connections),
+                Ok(Some(Message::Connections(connections))) => arrived.extend(connections),
+                Ok(Some(Message::Listen { slot, socket, backlog })) => {
+                    self.take_over(&mut arrived);
+                    let listening = (slot, Some(socket::release(socket)), backlog);
+                    self.call(|open| &open.on_listening, listening.into());
+                }
+                Ok(Some(Message::Release { slot })) => {
+                    self.take_over(&mut arrived);
+                    self.call(|open| &open.on_listening, (slot, None, 0).into());
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => ended = true,
             }
         }
-        if !arrived.is_empty() {
-            self.call(to_javascript(arrived));
-        }
+        self.take_over(&mut arrived);
         if ended {
-            self.call(Connections::default());
+            self.call(|open| &open.on_connections, Connections::default().into());
             self.open.take();
         }
     }
 
-    fn call(&self, connections: Connections) {
+    fn take_over(&self, arrived: &mut Vec<Arrived>) {
+        if !arrived.is_empty() {
+            let connections = to_javascript(std::mem::take(arrived));
+            self.call(|open| &open.on_connections, connections.into());
+        }
+    }
+
+    fn call<Args: JsValuesTupleIntoVec>(
+        &self,
+        which: impl FnOnce(&Open) -> &FunctionRef<Args, ()>,
+        args: Args,
+    ) {
         // That JavaScript cannot be entered any more is the end of the environment.
         let _ = self.context.enter(|env| {
             // The borrow ends before JavaScript runs, which may close the intake, or have closed it.
-            let function =
-                self.open.borrow().as_ref().map(|open| open.on_connections.borrow_back(env));
+            let function = self.open.borrow().as_ref().map(|open| which(open).borrow_back(env));
             let Some(function) = function else { return };
-            if let Err(error) = function.and_then(|function| function.call(connections.into())) {
+            if let Err(error) = function.and_then(|function| function.call(args)) {
                 env.fatal_exception(error);
             }
         });

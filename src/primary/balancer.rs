@@ -6,93 +6,35 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 use tokio::io::Interest;
 use tokio::task::AbortHandle;
 
-use super::accept::{self, Turn};
-use super::attend::Attended;
+use super::config::{Config, Way};
 use super::core::Core;
-use super::deliver::{End, Line};
-use super::dispatch::{Channel, Entry, Limits, SlotStats, Totals};
-use super::identify::{Identify, LookLimits};
+use super::handover::accept::Turn;
+use super::handover::identify::Identify;
+use super::kernel::Steering;
+use super::kernel::group::Group;
+use super::report::{Report, Stats};
 use super::runtime::Runtime;
-use crate::client::identify::Identifier;
+use super::workers::channel::WorkerChannel;
+use super::workers::channel_watch::ChannelWatch;
+use super::workers::table::{Channel, Entry};
+use crate::client::hash::ClientHasher;
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
 
-/// How long JavaScript waits for the accept loop to let go of the port. It lets go within a turn.
-const RELEASE_TIME: Duration = Duration::from_secs(1);
-
-/// What JavaScript is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// Connections wait where there is no worker: look at the table again.
-    Starving,
-    /// The worker of this channel has shaken hands.
-    Opened(Channel),
-    /// This channel is at its end.
-    Ended(Channel, End),
-    /// After [`Balancer::close`]: nothing waits any more, all channels are closed.
-    Settled,
-}
-
-/// How to balance.
-pub struct Config {
-    /// Tells clients apart.
-    pub identifier: Identifier,
-    /// How far and how long to look, where the peer's address is not enough for that.
-    pub look: LookLimits,
-    /// How much may wait, and how long.
-    pub limits: Limits,
-    /// How often to ask for a table with a worker in it while connections wait for one.
-    pub retry_delay: Duration,
-}
-
-/// Counters of a balancer.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    /// Connections that came in.
-    pub accepted: u64,
-    /// Connections answered with 502 or 503, or closed for lack of descriptors.
-    pub refused: u64,
-    /// Connections whose client left before a worker took them.
-    pub gone: u64,
-    /// Connections closed for want of a PROXY header.
-    pub rejected: u64,
-    /// Connections whose client is not known yet.
-    pub identifying: usize,
-    /// Sent, sent again, adopted.
-    pub totals: Totals,
-    /// Connections neither sent nor refused yet.
-    pub waiting: usize,
-    /// The same for each slot.
-    pub slots: Vec<SlotStats>,
-}
-
-/// The accept loop as JavaScript's thread sees it.
-struct Acceptor {
-    task: AbortHandle,
-    /// Disconnected once the loop and its descriptor are gone.
-    released: Receiver<()>,
-}
-
-impl Acceptor {
-    /// Ends the loop and waits until the port is free.
-    fn stop(self) {
-        self.task.abort();
-        let result = self.released.recv_timeout(RELEASE_TIME);
-        debug_assert_eq!(result, Err(RecvTimeoutError::Disconnected));
-    }
-}
+/// What a queue of the kernel holds beyond what may wait for a worker, so that there is room until it is looked at.
+const SPARE_BACKLOG: usize = 1024;
 
 /// A balancer from `listen` to `close`. Dropping it ends everything at once.
 pub struct Balancer {
     core: Arc<Core>,
-    acceptor: Option<Acceptor>,
+    hasher: ClientHasher,
+    max_pending: usize,
     /// The clock, and what watches connections that are not identified yet.
     tasks: Vec<AbortHandle>,
     runtime: Rc<Runtime>,
@@ -111,33 +53,34 @@ impl Balancer {
             let registry = poll.registry().try_clone()?;
             Ok::<_, io::Error>(Identify::new(config.identifier.clone(), config.look, registry))
         });
-        let core = Arc::new(Core::new(config, identify.transpose()?, report));
+        let hasher = config.identifier.hasher.clone();
+        let max_pending = config.limits.pending_per_slot;
+        let core = Core::new(config, identify.transpose()?, runtime.handle().clone(), report);
+        let core = Arc::new(core);
         let mut tasks = vec![runtime.handle().spawn(keep_time(Arc::clone(&core))).abort_handle()];
         if let Some(poll) = poll {
             let watching = runtime.handle().spawn(watch(Arc::clone(&core), poll));
             tasks.push(watching.abort_handle());
         }
-        Ok(Self { core, acceptor: None, tasks, runtime })
+        Ok(Self { core, hasher, max_pending, tasks, runtime })
     }
 
-    /// Makes a bound socket listen, and accepts from it until [`close`](Self::close).
-    pub fn listen(&mut self, socket: OwnedFd, backlog: i32) -> io::Result<()> {
-        socket::listen(socket.as_fd(), backlog)?;
-        let listener = {
-            let _runtime = self.runtime.handle().enter();
-            readiness::register(socket, Interest::READABLE)?
-        };
-        let core = Arc::clone(&self.core);
-        let (release, released) = channel();
-        let task = self.runtime.handle().spawn(async move {
-            let admit = |mut turn: Turn<'_>| core.admit(&mut turn);
-            let relieve = || core.relieve();
-            // Dropped after the loop's future, and with it after the listening socket.
-            let _release: Sender<()> = release;
-            let _ = accept::run(listener, admit, relieve).await;
-        });
-        self.acceptor = Some(Acceptor { task: task.abort_handle(), released });
-        Ok(())
+    /// Makes a bound socket listen, and takes its connections in until [`close`](Self::close).
+    pub fn listen(&mut self, socket: OwnedFd, backlog: i32, way: Way) -> io::Result<()> {
+        match way {
+            Way::HandOver => {
+                socket::listen(socket.as_fd(), backlog)?;
+                self.core.accept_from(socket)
+            }
+            Way::Kernel => {
+                // Who waits for a worker waits in the kernel's queue.
+                let waiting = i32::try_from(self.max_pending.saturating_add(SPARE_BACKLOG));
+                let backlog = backlog.max(waiting.unwrap_or(i32::MAX));
+                let group = Group::listen(socket, self.hasher.clone(), backlog)?;
+                self.core.steer(Steering::new(group, self.max_pending, Instant::now()));
+                Ok(())
+            }
+        }
     }
 
     /// Takes in a connection that somebody else accepted.
@@ -146,8 +89,7 @@ impl Balancer {
             self.core.count_gone();
             return;
         };
-        let _runtime = self.runtime.handle().enter();
-        self.core.admit(&mut Turn { accepted: &mut vec![Accepted { fd, peer }], shed: 0 });
+        self.core.inject(&mut Turn { accepted: &mut vec![Accepted { fd, peer }], shed: 0 });
     }
 
     /// Follows the manager's table of workers.
@@ -158,15 +100,15 @@ impl Balancer {
     /// Opens a channel; returns its number and the end to hand to the worker.
     pub fn open_channel(&self) -> io::Result<(Channel, OwnedFd)> {
         let (near, far) = socket::pair()?;
-        let line = Line::new(near);
-        let attended = {
+        let channel = WorkerChannel::new(near);
+        let watch = {
             let _runtime = self.runtime.handle().enter();
-            let (socket, full) = line.watched();
-            Attended::new(socket, full)?
+            let (socket, full) = channel.watched();
+            ChannelWatch::new(socket, full)?
         };
-        let channel = self.core.add_line(line, |channel| {
-            let attending = attend(Arc::clone(&self.core), channel, attended);
-            self.runtime.handle().spawn(attending).abort_handle()
+        let channel = self.core.add_channel(channel, |channel| {
+            let watching = watch_channel(Arc::clone(&self.core), channel, watch);
+            self.runtime.handle().spawn(watching).abort_handle()
         });
         Ok((channel, far))
     }
@@ -175,10 +117,13 @@ impl Balancer {
     /// its end, within the patience; then [`Report::Settled`]. Returns how many wait, and never
     /// reports when it is none.
     pub fn close(&mut self) -> usize {
-        if let Some(acceptor) = self.acceptor.take() {
-            acceptor.stop();
-        }
+        self.core.stop_accepting().wait();
         self.core.close()
+    }
+
+    /// Why the kernel does not know the slots that there are, if so: connections are handed over meanwhile.
+    pub fn steering_failure(&self) -> Option<String> {
+        self.core.steering_failure()
     }
 
     /// The counters as they are.
@@ -189,13 +134,10 @@ impl Balancer {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        if let Some(acceptor) = self.acceptor.take() {
-            acceptor.stop();
-        }
         for task in &self.tasks {
             task.abort();
         }
-        self.core.end();
+        self.core.end().wait();
     }
 }
 
@@ -215,8 +157,8 @@ async fn keep_time(core: Arc<Core>) {
     }
 }
 
-async fn attend(core: Arc<Core>, channel: Channel, attended: Attended) {
-    let end = attended.run(|| core.on_said(channel), || core.on_room(channel)).await;
+async fn watch_channel(core: Arc<Core>, channel: Channel, watch: ChannelWatch) {
+    let end = watch.run(|| core.on_readable(channel), || core.on_room(channel)).await;
     core.on_end(channel, end);
 }
 
@@ -238,7 +180,7 @@ async fn watch(core: Arc<Core>, mut poll: Poll) -> io::Result<()> {
         if all {
             ready.clear_ready();
         }
-        core.on_ready(&events);
+        core.look_at(&events);
         if !all {
             // Others have their turn first.
             tokio::task::yield_now().await;

@@ -1,75 +1,79 @@
-//! What happens to the connections and channels of one balancer, under one lock: the state machine, what it sends
-//! and hears, and what is due when. Every task of the runtime and JavaScript's thread call in; none is waited for.
+//! The state of one balancer, under one lock: the workers, the connections that are handed over, and the sockets of
+//! those that the kernel steers. Every task of the runtime and JavaScript's thread call in; none is waited for.
 
-mod due;
-mod hear;
-
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Events;
+use tokio::io::Interest;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::accept::Turn;
-use super::balancer::{Config, Report, Stats};
-use super::deliver::{Connection, Line, Sent};
-use super::dispatch::{Channel, Dispatch, Entry};
-use super::identify::{Identify, Outcome};
-use super::pace::{self, Arrivals, Promptness};
-use super::refuse::{self, Refusal};
-use crate::channel::frame::MAX_BATCH;
-use crate::sys::socket::Accepted;
+use super::config::Config;
+use super::handover::HandOver;
+use super::handover::accept::{self, Turn};
+use super::handover::identify::Identify;
+use super::handover::refuse::{self, Refusal};
+use super::kernel::{Steering, TakenOut};
+use super::listeners::{Acceptor, Listeners, Released};
+use super::report::{Report, Stats};
+use super::workers::channel::{Connection, End, WorkerChannel};
+use super::workers::channel_watch::Stage;
+use super::workers::channels::Channels;
+use super::workers::table::{Channel, Entry};
+use crate::sys::{readiness, socket};
 
 /// How long closing waits for workers when patience has no end.
 const MAX_SETTLE: Duration = Duration::from_secs(5);
 
-/// How long a channel rests after its worker, or the system, had no room for descriptors.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
-
 /// Refusals that may wait at a time for their client to read the answer; further ones are cut short.
 const MAX_REFUSING: usize = 1024;
 
-/// A channel as it is used.
-struct OpenLine {
-    line: Line,
-    attending: AbortHandle,
-    promptness: Promptness,
+/// How long what failed for want of descriptors is left alone.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The way in.
+enum Sockets {
+    /// None: connections are injected, or none are accepted any more.
+    None,
+    /// One from which this process accepts all connections.
+    HandOver(#[expect(dead_code, reason = "held open")] Arc<OwnedFd>),
+    /// One for each slot.
+    Kernel(Steering),
 }
 
 struct State {
-    /// Where the peer's address is not enough.
-    identify: Option<Identify>,
-    dispatch: Dispatch<Connection>,
-    arrivals: Arrivals,
-    lines: HashMap<Channel, OpenLine>,
-    next_channel: Channel,
-    accepted: u64,
-    refused: u64,
-    gone: u64,
-    rejected: u64,
-    refusing: usize,
-    /// When the clock looks for acknowledgements, while any are owed.
-    next_collect: Option<Instant>,
-    /// When all channels that are open are read next.
-    next_audit: Instant,
-    /// When those who wait are looked at next, while any do.
-    next_sweep: Option<Instant>,
-    /// When the clock looks again at connections that are not identified yet.
-    next_look: Option<Instant>,
-    /// When starving was last reported, while it lasts.
-    starving_since: Option<Instant>,
+    channels: Channels,
+    handover: HandOver,
+    sockets: Sockets,
+    listeners: Listeners,
     /// Our copies of connections that workers have taken over, to be closed without the lock: that takes a while.
     taken: Vec<Connection>,
-    /// Set by `close`: when what still waits is given up.
-    settle_by: Option<Instant>,
+    refused: u64,
+    refusing: usize,
+    /// When starving was last reported, while it lasts.
+    starving_since: Option<Instant>,
+    /// When to try again to accept from a socket; there were no descriptors for that.
+    retry_at: Option<Instant>,
+    /// When the clock thinks that something is due.
+    clock: Option<Instant>,
+    closing: Option<Closing>,
+}
+
+/// Since [`Core::close`].
+struct Closing {
+    /// When what still waits is given up.
+    by: Instant,
     settled: bool,
 }
 
 pub(super) struct Core {
     config: Config,
+    runtime: Handle,
     state: Mutex<State>,
     /// Wakes the clock: something may be due earlier than it thinks.
     rescheduled: Notify,
@@ -78,55 +82,43 @@ pub(super) struct Core {
 
 impl State {
     fn unsettled(&self) -> usize {
-        self.identifying() + self.dispatch.unsettled() + self.refusing
+        self.handover.unsettled() + self.refusing
     }
 
-    fn identifying(&self) -> usize {
-        self.identify.as_ref().map_or(0, Identify::len)
-    }
-
-    fn close_lines(&mut self) {
-        for (_, open) in self.lines.drain() {
-            open.attending.abort();
+    fn settle(&mut self) {
+        self.channels.close();
+        if let Some(closing) = &mut self.closing {
+            closing.settled = true;
         }
-    }
-
-    /// How long to leave new connections alone.
-    fn pause(&self) -> Duration {
-        let serving = self.dispatch.serving().filter_map(|channel| self.lines.get(&channel));
-        pace::pause(&self.arrivals, serving.map(|open| &open.promptness))
     }
 }
 
 impl Core {
-    /// The core of a balancer that has no workers yet.
+    /// The core of a balancer that has neither workers nor sockets yet.
     pub(super) fn new(
         config: Config,
         identify: Option<Identify>,
+        runtime: Handle,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> Self {
+        let now = Instant::now();
+        let hasher = config.identifier.hasher.clone();
         let state = State {
-            identify,
-            dispatch: Dispatch::new(config.limits),
-            arrivals: Arrivals::new(Instant::now()),
-            lines: HashMap::new(),
-            next_channel: 1,
-            accepted: 0,
-            refused: 0,
-            gone: 0,
-            rejected: 0,
-            refusing: 0,
-            next_collect: None,
-            next_audit: Instant::now(),
-            next_sweep: None,
-            next_look: None,
-            starving_since: None,
+            channels: Channels::default(),
+            handover: HandOver::new(hasher, config.limits, identify, now),
+            sockets: Sockets::None,
+            listeners: Listeners::default(),
             taken: Vec::new(),
-            settle_by: None,
-            settled: false,
+            refused: 0,
+            refusing: 0,
+            starving_since: None,
+            retry_at: None,
+            clock: None,
+            closing: None,
         };
         Self {
             config,
+            runtime,
             state: Mutex::new(state),
             rescheduled: Notify::new(),
             report: Box::new(report),
@@ -138,77 +130,181 @@ impl Core {
         self.rescheduled.notified().await;
     }
 
+    /// Accepts everything from a socket that listens.
+    pub(super) fn accept_from(self: &Arc<Self>, socket: OwnedFd) -> io::Result<()> {
+        let socket = Arc::new(socket);
+        let acceptor = self.start_accepting(Arc::clone(&socket))?;
+        self.act(|state, _| {
+            state.listeners.accept(0, true, || Some(acceptor));
+            state.sockets = Sockets::HandOver(socket);
+        });
+        Ok(())
+    }
+
+    /// Has the kernel steer.
+    pub(super) fn steer(self: &Arc<Self>, steering: Steering) {
+        self.act(|state, _| state.sockets = Sockets::Kernel(steering));
+    }
+
     /// A connection was over before it came here.
-    pub(super) fn count_gone(&self) {
-        let mut state = self.lock();
-        state.accepted += 1;
-        state.gone += 1;
+    pub(super) fn count_gone(self: &Arc<Self>) {
+        self.ask(|state, _| state.handover.count_gone());
     }
 
     /// Follows the manager's table of workers.
-    pub(super) fn set_table(&self, table: &[Entry]) {
-        let mut state = self.lock();
-        state.dispatch.set_table(table, Instant::now());
-        self.pump(&mut state);
+    pub(super) fn set_table(self: &Arc<Self>, table: &[Entry]) {
+        self.ask(|state, now| state.handover.set_table(table, now));
     }
 
-    /// Takes in a channel that was offered to a worker, and has `attend` watch it.
-    pub(super) fn add_line(
-        &self,
-        line: Line,
-        attend: impl FnOnce(Channel) -> AbortHandle,
+    /// Takes in a channel that was offered to a worker, and has `watch` watch it.
+    pub(super) fn add_channel(
+        self: &Arc<Self>,
+        channel: WorkerChannel,
+        watch: impl FnOnce(Channel) -> AbortHandle,
     ) -> Channel {
-        let mut state = self.lock();
-        let channel = state.next_channel;
-        state.next_channel += 1;
         // Under the lock: it may have something to say at once.
-        let attending = attend(channel);
-        state
-            .lines
-            .insert(channel, OpenLine { line, attending, promptness: Promptness::default() });
-        self.rescheduled.notify_one();
-        channel
+        self.ask(|state, _| state.channels.add(channel, watch))
+    }
+
+    /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
+    pub(super) fn stop_accepting(self: &Arc<Self>) -> Released {
+        self.ask(|state, now| {
+            let released = state.listeners.close();
+            match &mut state.sockets {
+                Sockets::None => {}
+                Sockets::HandOver(_) => state.sockets = Sockets::None,
+                Sockets::Kernel(steering) => {
+                    for socket in steering.close() {
+                        let mut accepted = accept::drain(&socket);
+                        let mut turn = Turn { accepted: &mut accepted, shed: 0 };
+                        state.handover.admit(&mut turn, &mut state.channels, now);
+                        // Workers share it, and may take their time to close it.
+                        let _ = socket::shutdown(socket.as_fd());
+                    }
+                }
+            }
+            released
+        })
     }
 
     /// Begins to settle what waits; returns how much that is.
-    pub(super) fn close(&self) -> usize {
-        self.ask(|state| {
-            self.catch_up(state, Instant::now());
+    pub(super) fn close(self: &Arc<Self>) -> usize {
+        self.ask(|state, now| {
+            state.handover.read_owed_acks(&mut state.channels, now);
+            let patience = self.config.limits.patience.unwrap_or(MAX_SETTLE);
+            state.closing = Some(Closing { by: now + patience, settled: false });
             let unsettled = state.unsettled();
             if unsettled == 0 {
-                state.settled = true;
-                state.close_lines();
-            } else {
-                let patience = self.config.limits.patience.unwrap_or(MAX_SETTLE);
-                state.settle_by = Some(Instant::now() + patience);
-                self.rescheduled.notify_one();
+                state.settle();
             }
             unsettled
         })
     }
 
     /// The counters as they are.
-    pub(super) fn stats(&self) -> Stats {
-        self.ask(|state| {
-            self.catch_up(state, Instant::now());
-            Stats {
-                accepted: state.accepted,
-                refused: state.refused,
-                gone: state.gone,
-                rejected: state.rejected,
-                identifying: state.identifying(),
-                totals: state.dispatch.totals(),
-                waiting: state.dispatch.waiting(),
-                slots: state.dispatch.slot_stats().collect(),
+    pub(super) fn stats(self: &Arc<Self>) -> Stats {
+        self.ask(|state, now| {
+            state.handover.read_owed_acks(&mut state.channels, now);
+            let queue = state.handover.queue();
+            let counters = state.handover.counters();
+            let mut stats = Stats {
+                accepted: counters.accepted,
+                refused: state.refused + counters.shed,
+                gone: counters.gone,
+                rejected: counters.rejected,
+                identifying: state.handover.identifying(),
+                totals: queue.totals(),
+                waiting: queue.waiting(),
+                slots: queue.slot_stats().collect(),
+            };
+            if let Sockets::Kernel(steering) = &mut state.sockets {
+                steering.add_to(&mut stats, &state.channels);
             }
+            stats
         })
     }
 
+    /// Why the kernel does not steer, where it was told to.
+    pub(super) fn steering_failure(&self) -> Option<String> {
+        match &self.lock().sockets {
+            Sockets::Kernel(steering) => steering.failure().map(ToString::to_string),
+            _ => None,
+        }
+    }
+
     /// Everything ends at once.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self) -> Released {
         let mut state = self.lock();
-        state.close_lines();
-        state.identify = None;
+        state.channels.close();
+        state.handover.end();
+        state.sockets = Sockets::None;
+        state.listeners.close()
+    }
+
+    /// The way of a connection that is handed over. Returns for how long others may wait.
+    pub(super) fn admit(self: &Arc<Self>, turn: &mut Turn<'_>) -> Duration {
+        self.act(|state, now| state.handover.admit(turn, &mut state.channels, now))
+    }
+
+    /// The same for JavaScript's thread.
+    pub(super) fn inject(self: &Arc<Self>, turn: &mut Turn<'_>) {
+        self.ask(|state, now| state.handover.admit(turn, &mut state.channels, now));
+    }
+
+    /// Frees descriptors. Returns whether there were any to free.
+    fn free_descriptors(self: &Arc<Self>) -> bool {
+        self.act(|state, now| state.handover.free_descriptors(&mut state.channels, now))
+    }
+
+    /// Looks at connections that were not identified yet and of which there is news.
+    pub(super) fn look_at(self: &Arc<Self>, events: &Events) {
+        self.act(|state, now| state.handover.look_at(events, &mut state.channels, now));
+    }
+
+    /// Something may have been said on a channel, or it has ended.
+    pub(super) fn on_readable(self: &Arc<Self>, channel: Channel) -> Stage {
+        self.act(|state, _| state.handover.on_readable(channel, &mut state.channels))
+    }
+
+    /// A channel that was full has room.
+    pub(super) fn on_room(self: &Arc<Self>, channel: Channel) {
+        self.act(|state, _| state.handover.on_room(channel));
+    }
+
+    /// A channel has ended.
+    pub(super) fn on_end(self: &Arc<Self>, channel: Channel, end: End) {
+        self.act(|state, now| {
+            if let Sockets::Kernel(steering) = &mut state.sockets {
+                steering.ended(channel, &state.channels);
+            }
+            state.channels.remove(channel);
+            state.handover.channel_ended(channel, end, now);
+        });
+    }
+
+    /// Does what is due; says when to come again.
+    pub(super) fn tick(self: &Arc<Self>) -> Option<Instant> {
+        self.act(|state, now| {
+            state.handover.tick(&mut state.channels, now);
+            if let Sockets::Kernel(steering) = &mut state.sockets {
+                for channel in steering.expect_answers() {
+                    state.handover.on_readable(channel, &mut state.channels);
+                }
+                let queue = state.handover.queue();
+                let taken_out = |slot| TakenOut {
+                    pending: queue.pending(slot),
+                    unsent: queue.waiting_in(slot),
+                };
+                steering.look(&state.channels, taken_out, now);
+            }
+            self.ask_for_workers(state, now);
+            self.settle_if_due(state, now);
+        });
+        let mut state = self.lock();
+        let now = Instant::now();
+        let deadline = state.handover.next_deadline();
+        state.clock = self.soon(&mut state, now).into_iter().chain(deadline).min();
+        state.clock
     }
 
     /// A poisoned lock is taken all the same: no panic may end the balancer, and each change of the
@@ -217,154 +313,180 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and then closes what is to be closed.
-    fn act<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+    /// Changes the state, and does what follows from that.
+    fn act<R>(self: &Arc<Self>, work: impl FnOnce(&mut State, Instant) -> R) -> R {
         let mut state = self.lock();
-        let result = work(&mut state);
+        let result = self.change(&mut state, work);
         let taken = std::mem::take(&mut state.taken);
         drop(state);
         drop(taken);
         result
     }
 
-    /// The same for JavaScript's thread, which leaves the closing to the runtime's.
-    fn ask<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+    /// The same for JavaScript's thread, which leaves the closing of descriptors to the runtime's.
+    fn ask<R>(self: &Arc<Self>, work: impl FnOnce(&mut State, Instant) -> R) -> R {
         let mut state = self.lock();
-        let result = work(&mut state);
+        let result = self.change(&mut state, work);
         if !state.taken.is_empty() {
             self.rescheduled.notify_one();
         }
         result
     }
 
-    /// The way of every connection: identify, queue, deliver. Returns for how long others may wait.
-    pub(super) fn admit(self: &Arc<Self>, turn: &mut Turn<'_>) -> Duration {
+    fn change<R>(
+        self: &Arc<Self>,
+        state: &mut State,
+        work: impl FnOnce(&mut State, Instant) -> R,
+    ) -> R {
         let now = Instant::now();
-        self.act(|state| {
-            state.accepted += turn.accepted.len() as u64 + turn.shed;
-            state.refused += turn.shed;
-            state.arrivals.came(turn.accepted.len().try_into().unwrap_or(u32::MAX), now);
-            let mut outcomes = Vec::with_capacity(turn.accepted.len());
-            if let Some(identify) = &mut state.identify {
-                outcomes.extend(turn.accepted.drain(..).filter_map(|one| identify.take(one, now)));
+        let result = work(state, now);
+        self.take_effect(state, now);
+        self.follow(state, now);
+        state.handover.deliver(&mut state.channels);
+        self.reschedule(state);
+        result
+    }
+
+    /// Does what the hand-over has left to do.
+    fn take_effect(self: &Arc<Self>, state: &mut State, now: Instant) {
+        let effects = state.handover.take_effects();
+        state.taken.extend(effects.taken);
+        for report in effects.reports {
+            (self.report)(report);
+        }
+        for (channel, slot) in effects.released {
+            if let Sockets::Kernel(steering) = &mut state.sockets {
+                steering.released(channel, slot, &state.channels, now);
+            }
+        }
+        for (connection, refusal) in effects.refused {
+            self.refuse(state, connection, refusal);
+        }
+    }
+
+    /// Brings the sockets to those who are to accept from them.
+    fn follow(self: &Arc<Self>, state: &mut State, now: Instant) {
+        let Sockets::Kernel(steering) = &mut state.sockets else { return };
+        steering.follow(state.handover.queue().table(), &mut state.channels, now);
+        let sockets: Vec<_> =
+            steering.sockets().map(|(socket, open)| (Arc::clone(socket), open)).collect();
+        state.retry_at = state.retry_at.filter(|&retry| retry > now);
+        for (index, (socket, open)) in sockets.into_iter().enumerate() {
+            let start = || self.start_accepting(Arc::clone(&socket)).ok();
+            if !state.listeners.accept(index, open, start) {
+                state.retry_at = Some(now + RETRY);
+            }
+            if !open && steering.is_quiet(index, now) {
+                state.listeners.set_alarm(index, || self.start_alarm(index, socket));
             } else {
-                outcomes.extend(turn.accepted.drain(..).map(|Accepted { fd, peer }| {
-                    let client = self.config.identifier.hasher.hash(peer);
-                    Outcome::Client(client, Connection { fd, source: None })
-                }));
+                state.listeners.clear_alarm(index);
             }
-            self.place(state, outcomes, now);
-            // Only now that nobody waits: whoever was just sent a connection may wait for this processor, and
-            // closing our copies takes a while.
-            let pause = state.pause();
-            if !pause.is_zero() || state.next_collect.is_some_and(|collect| collect <= now) {
-                self.collect_on_time(state, now);
-            }
-            pause
-        })
+        }
     }
 
-    /// Lets go of descriptors: our copies of what workers have taken over, and connections that were looked at
-    /// longest, which go on by what is known of them. Returns whether there were any.
-    pub(super) fn relieve(self: &Arc<Self>) -> bool {
-        let now = Instant::now();
-        self.act(|state| {
-            self.catch_up(state, now);
-            let copies = !state.taken.is_empty();
-            let outcomes =
-                state.identify.as_mut().map(|identify| identify.hurry(now)).unwrap_or_default();
-            let any = !outcomes.is_empty();
-            self.place(state, outcomes, now);
-            any || copies
-        })
+    fn start_accepting(self: &Arc<Self>, socket: Arc<OwnedFd>) -> io::Result<Acceptor> {
+        let listener = {
+            let _runtime = self.runtime.enter();
+            readiness::register(socket, Interest::READABLE)?
+        };
+        let core = Arc::clone(self);
+        let (release, released) = channel();
+        let task = self.runtime.spawn(async move {
+            // Dropped after the loop's future, and with it after the listening socket.
+            let _release: Sender<()> = release;
+            let admit = |mut turn: Turn<'_>| core.admit(&mut turn);
+            let free_descriptors = || core.free_descriptors();
+            let _ = accept::run(listener, admit, free_descriptors).await;
+        });
+        Ok(Acceptor { task: task.abort_handle(), released })
     }
 
-    /// Looks at connections that were not identified yet and of which there is news.
-    pub(super) fn on_ready(self: &Arc<Self>, events: &Events) {
-        let now = Instant::now();
-        self.act(|state| {
-            // None: the balancer is being dropped.
-            let Some(identify) = &mut state.identify else { return };
-            let outcomes = identify.ready(events, now);
-            self.place(state, outcomes, now);
+    /// Tells of the next connection to a socket that a worker accepts from.
+    fn start_alarm(self: &Arc<Self>, index: usize, socket: Arc<OwnedFd>) -> AbortHandle {
+        let core = Arc::clone(self);
+        let alarm = self.runtime.spawn(async move {
+            // Without descriptors for that the socket is looked at all the time.
+            if let Ok(watched) = readiness::register(socket, Interest::READABLE) {
+                let _ = watched.readable().await;
+            }
+            core.act(|state, now| {
+                if let Sockets::Kernel(steering) = &mut state.sockets {
+                    steering.wake(index, now);
+                }
+            });
+        });
+        alarm.abort_handle()
+    }
+
+    fn refuse(self: &Arc<Self>, state: &mut State, connection: OwnedFd, refusal: Refusal) {
+        state.refused += 1;
+        if state.refusing >= MAX_REFUSING {
+            let _ = refuse::answer(&connection, refusal);
+            return;
+        }
+        state.refusing += 1;
+        let core = Arc::clone(self);
+        self.runtime.spawn(async move {
+            refuse::refuse(connection, refusal).await;
+            core.act(|state, _| state.refusing -= 1);
         });
     }
 
-    /// Queues what is identified, and sends it.
-    fn place(self: &Arc<Self>, state: &mut State, outcomes: Vec<Outcome>, now: Instant) {
-        let mut overflow = Vec::new();
-        let mut collected = false;
-        for outcome in outcomes {
-            match outcome {
-                Outcome::Client(client, connection) => {
-                    let mut pushed = state.dispatch.push(client, connection, now);
-                    if let Err(connection) = pushed {
-                        // Those that were adopted by now do not count.
-                        if !std::mem::replace(&mut collected, true) {
-                            self.collect(state, Instant::now());
-                        }
-                        pushed = state.dispatch.push(client, connection, now);
-                    }
-                    overflow.extend(pushed.err());
-                }
-                Outcome::Gone => state.gone += 1,
-                Outcome::Invalid => state.rejected += 1,
-            }
+    /// Asks JavaScript again for a table with workers in it, while connections wait for one.
+    fn ask_for_workers(&self, state: &mut State, now: Instant) {
+        let Some(since) = state.starving_since else { return };
+        if since + self.config.retry_delay <= now {
+            (self.report)(Report::Starving);
+            state.starving_since = Some(now);
         }
-        self.pump(state);
-        self.refuse(state, overflow.into_iter().map(|one| one.fd), Refusal::Overload);
     }
 
-    /// Sends all that can be sent.
-    fn pump(&self, state: &mut State) {
-        while let Some(offer) = state.dispatch.offer(MAX_BATCH) {
-            let Some(open) = state.lines.get_mut(&offer.channel) else {
-                // Its end is about to be reported to the state machine.
-                state.dispatch.block(offer.channel);
-                continue;
-            };
-            let batch: Vec<_> = state.dispatch.offered(&offer).collect();
-            match open.line.send(offer.first, &batch) {
-                Sent::Yes => {
-                    open.promptness.sent(Instant::now());
-                    state.dispatch.commit(&offer);
-                }
-                Sent::Full => state.dispatch.block(offer.channel),
-                Sent::Exhausted => self.pause(&mut state.dispatch, offer.channel, Instant::now()),
-            }
+    /// Ends the balancer when it is closing and nothing waits any more, or has waited long enough.
+    fn settle_if_due(self: &Arc<Self>, state: &mut State, now: Instant) {
+        let Some(Closing { by, settled: false }) = state.closing else { return };
+        if now >= by {
+            state.handover.give_up();
+            self.take_effect(state, now);
         }
-        self.reschedule(state);
+        // In flight then is with workers that do not answer: theirs to adopt, if they ever do.
+        if state.unsettled() == 0 || (now >= by && state.refusing == 0) {
+            state.settle();
+            (self.report)(Report::Settled);
+        }
     }
 
-    /// Lets a channel rest whose worker, or the system, had no room for descriptors.
-    fn pause(&self, dispatch: &mut Dispatch<Connection>, channel: Channel, now: Instant) {
-        dispatch.pause(channel, now + EXHAUSTED_PAUSE);
-        self.rescheduled.notify_one();
+    /// Has the clock look again if something new is due, and JavaScript if somebody starves.
+    fn reschedule(&self, state: &mut State) {
+        if !state.handover.is_starving() {
+            state.starving_since = None;
+        } else if state.starving_since.is_none() {
+            state.starving_since = Some(Instant::now());
+            (self.report)(Report::Starving);
+            self.rescheduled.notify_one();
+        }
+        let due = self.soon(state, Instant::now());
+        if due.is_some_and(|due| state.clock.is_none_or(|clock| due < clock)) {
+            state.clock = due;
+            self.rescheduled.notify_one();
+        }
     }
 
-    fn refuse(
-        self: &Arc<Self>,
-        state: &mut State,
-        connections: impl IntoIterator<Item = OwnedFd>,
-        refusal: Refusal,
-    ) {
-        for connection in connections {
-            state.refused += 1;
-            if state.refusing >= MAX_REFUSING {
-                let _ = refuse::answer(&connection, refusal);
-                continue;
-            }
-            state.refusing += 1;
-            let core = Arc::clone(self);
-            tokio::spawn(async move {
-                refuse::refuse(connection, refusal).await;
-                let mut state = core.lock();
-                state.refusing -= 1;
-                // It may have been the last thing to settle.
-                if state.refusing == 0 && state.settle_by.is_some() {
-                    core.rescheduled.notify_one();
-                }
-            });
-        }
+    /// When something is due, but for patience that ends.
+    fn soon(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        let handover = state.handover.next_due(&state.channels, now);
+        let steering = match &state.sockets {
+            Sockets::Kernel(steering) => steering.next_due(now),
+            _ => None,
+        };
+        let starving = state.starving_since.map(|since| {
+            // A delay of zero must not keep the thread busy.
+            since + self.config.retry_delay.max(Duration::from_millis(1))
+        });
+        let settle = match &state.closing {
+            Some(Closing { settled: false, .. }) if state.unsettled() == 0 => Some(now),
+            Some(Closing { by, settled: false }) if *by > now => Some(*by),
+            _ => None,
+        };
+        [handover, steering, state.retry_at, starving, settle].into_iter().flatten().min()
     }
 }

@@ -1,16 +1,14 @@
-//! The primary's side, in the order a connection passes through it: [`accept`], [`identify`] where the
-//! peer's address is not enough, [`dispatch`] to the client's slot, [`deliver`] to the slot's worker (which
-//! [`answers`]; [`attend`] waits for its hello and its end), or [`refuse`]. [`pace`] says how often. `core` ties
-//! them together under one lock, [`balancer`] on the thread of [`runtime`].
+//! The primary's side. A connection comes to its worker on one of two ways: through this process ([`handover`]), or by the
+//! [`kernel`] alone. Both follow one table of slots and [`workers`]. `core` holds what changes under one lock,
+//! [`balancer`] runs it on the thread of [`runtime`] with the accept loops of `listeners`; [`config`] is what it is told,
+//! [`report`] what it tells.
 
-pub mod accept;
-pub mod answers;
-pub mod attend;
 pub mod balancer;
+pub mod config;
 mod core;
-pub mod deliver;
-pub mod dispatch;
-pub mod identify;
-pub mod pace;
-pub mod refuse;
+pub mod handover;
+pub mod kernel;
+mod listeners;
+pub mod report;
 pub mod runtime;
+pub mod workers;

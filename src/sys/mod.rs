@@ -6,7 +6,9 @@
 
 pub mod callback_scope;
 pub mod descriptors;
+pub mod page;
 pub mod poll;
 pub mod readiness;
+pub mod reuseport;
 pub mod scheduling;
 pub mod socket;

@@ -1,13 +1,18 @@
-//! The worker's end of the channel. Called by the binding when the channel is readable; returns
-//! connections, which are this process's own once they are acknowledged. Owns no thread and no loop.
+//! The worker's end of the channel. Called by the binding when the channel is readable; returns connections, which are
+//! this process's own once they are acknowledged, and sockets to accept more from, in which this process counts for the
+//! primary. Owns no thread and no loop.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::channel::clock::Stamp;
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing::{self, PassingReader, Received};
+use crate::sys::page::{COUNTERS, Page};
 
 /// A connection as it arrived.
 #[derive(Debug)]
@@ -18,9 +23,40 @@ pub struct Arrived {
     pub source: Option<SocketAddr>,
 }
 
+/// What the primary sent.
+#[derive(Debug)]
+pub enum Message {
+    /// Connections.
+    Connections(Vec<Arrived>),
+    /// The connections of this slot are to be accepted from this socket.
+    Listen {
+        /// The slot.
+        slot: u32,
+        /// The socket, which listens.
+        socket: OwnedFd,
+        /// Its backlog.
+        backlog: u32,
+    },
+    /// The connections of this slot are to be accepted no more; [`Intake::released`] says that they are not.
+    Release {
+        /// The slot.
+        slot: u32,
+    },
+}
+
+/// How often the limit of descriptors is asked for, in accepted connections.
+const LIMIT_ASKED: u32 = 32;
+
+/// Descriptors that are left free: libuv closes whatever waits when it gets none.
+const RESERVE: u64 = 8;
+
 /// One channel to the primary.
 pub struct Intake {
     channel: OwnedFd,
+    /// Where accepted connections are counted.
+    counters: Option<Page>,
+    /// How many connections were accepted since the limit of descriptors was asked for, and what it was.
+    limit: (u32, u64),
     reader: PassingReader,
     /// What was received and is not acknowledged yet: the last connection, and when the first was sent.
     received: Option<(u64, Stamp)>,
@@ -30,22 +66,51 @@ impl Intake {
     /// Takes the channel over and tells the primary that this side is ready.
     pub fn open(channel: OwnedFd) -> io::Result<Self> {
         passing::say(channel.as_fd(), Frame::Hello { version: VERSION })?;
-        Ok(Self { channel, reader: PassingReader::default(), received: None })
+        Ok(Self {
+            channel,
+            counters: None,
+            limit: (0, 0),
+            reader: PassingReader::default(),
+            received: None,
+        })
     }
 
-    /// The next connections. None of them may be touched before [`acknowledge`](Self::acknowledge)
-    /// has succeeded: until then the primary gives them to another worker if this one dies.
+    /// What comes next. No connection may be touched before [`acknowledge`](Self::acknowledge)
+    /// has succeeded: until then the primary gives it to another worker if this one dies.
     ///
     /// [`io::ErrorKind::WouldBlock`]: nothing more for now. Any other error, or `None`: the channel
     /// is at its end.
-    pub fn receive(&mut self) -> io::Result<Option<Vec<Arrived>>> {
-        let Some(Received { frame, fds, sources }) = self.reader.receive(self.channel.as_fd())?
-        else {
+    pub fn receive(&mut self) -> io::Result<Option<Message>> {
+        let Some(received) = self.reader.receive(self.channel.as_fd())? else {
             return Ok(None);
         };
-        let Frame::Deliver { first, count, sent, .. } = frame else {
-            return Err(unexpected("the primary only delivers"));
-        };
+        match received.frame {
+            Frame::Deliver { first, count, sent, .. } => {
+                let Received { fds, sources, .. } = received;
+                Ok(Some(Message::Connections(self.delivered(first, count, sent, fds, sources)?)))
+            }
+            Frame::Listen { slot, backlog } if (slot as usize) < COUNTERS => {
+                match self.lent(received.fds) {
+                    Some(socket) => Ok(Some(Message::Listen { slot, socket, backlog })),
+                    None => {
+                        self.released(slot)?;
+                        Ok(Some(Message::Connections(Vec::new())))
+                    }
+                }
+            }
+            Frame::Release { slot } => Ok(Some(Message::Release { slot })),
+            _ => Err(unexpected("no word of the primary's")),
+        }
+    }
+
+    fn delivered(
+        &mut self,
+        first: u64,
+        count: u16,
+        sent: Stamp,
+        fds: Vec<OwnedFd>,
+        sources: Vec<Option<SocketAddr>>,
+    ) -> io::Result<Vec<Arrived>> {
         let Some(arrived) = u16::try_from(fds.len()).ok().filter(|&n| n <= count) else {
             return Err(unexpected("more connections than announced"));
         };
@@ -59,7 +124,39 @@ impl Intake {
             self.received = Some((first + u64::from(arrived) - 1, since));
         }
         let sources = sources.into_iter().chain(std::iter::repeat(None));
-        Ok(Some(fds.into_iter().zip(sources).map(|(fd, source)| Arrived { fd, source }).collect()))
+        Ok(fds.into_iter().zip(sources).map(|(fd, source)| Arrived { fd, source }).collect())
+    }
+
+    /// The socket that came with a listen; `None` when there were no descriptors for all of it.
+    fn lent(&mut self, fds: Vec<OwnedFd>) -> Option<OwnedFd> {
+        let [socket, counters] = <[OwnedFd; 2]>::try_from(fds).ok()?;
+        if self.counters.is_none() {
+            self.counters = Page::map(counters).ok();
+        }
+        self.counters.as_ref().map(|_| socket)
+    }
+
+    /// A connection of a slot was accepted, as this descriptor. Returns whether there are descriptors for more. If not,
+    /// the socket must be closed, and [`released`](Self::released).
+    pub fn accepted(&mut self, slot: u32, descriptor: RawFd) -> bool {
+        if let Some(counters) = &self.counters {
+            let counter = counters.counter(slot as usize);
+            // Nobody else writes it.
+            counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        let (asked, limit) = &mut self.limit;
+        if *asked == 0 {
+            *limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+            *asked = LIMIT_ASKED;
+        }
+        *asked -= 1;
+        // The lowest free number is given out, so all below are taken.
+        u64::try_from(descriptor).is_ok_and(|number| number + RESERVE < *limit)
+    }
+
+    /// The connections of a slot are accepted no more.
+    pub fn released(&mut self, slot: u32) -> io::Result<()> {
+        self.say(Frame::Released { slot })
     }
 
     /// Takes over what was received: from here on the primary never gives it to another. After an
@@ -118,6 +215,13 @@ mod tests {
             .collect()
     }
 
+    fn arrived(intake: &mut Intake) -> Vec<Arrived> {
+        match intake.receive().unwrap().unwrap() {
+            Message::Connections(arrived) => arrived,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Sends descriptors of which the test needs only one end, `fds` of the `count` that it says.
     fn deliver(near: &OwnedFd, first: u64, count: u16, fds: usize) {
         let (a, _b) = socket::pair().unwrap();
@@ -130,7 +234,7 @@ mod tests {
         let (near, mut intake) = channel();
         assert_eq!(heard(&near), [Frame::Hello { version: VERSION }]);
         deliver(&near, 0, 2, 2);
-        assert_eq!(intake.receive().unwrap().unwrap().len(), 2);
+        assert_eq!(arrived(&mut intake).len(), 2);
         assert_eq!(heard(&near), []);
         intake.acknowledge().unwrap();
         assert_eq!(heard(&near), [Frame::Adopted { through: 1, delay: 0 }]);
@@ -145,7 +249,7 @@ mod tests {
         let (a, _b) = socket::pair().unwrap();
         let sources = [None, Some(SocketAddr::from(([192, 0, 2, 1], 80)))];
         passing::deliver(near.as_fd(), 0, &[a.as_fd(); 2], &sources).unwrap();
-        let arrived = intake.receive().unwrap().unwrap();
+        let arrived = arrived(&mut intake);
         assert_eq!(arrived.iter().map(|one| one.source).collect::<Vec<_>>(), sources);
     }
 
@@ -154,13 +258,13 @@ mod tests {
         let (near, mut intake) = channel();
         heard(&near);
         deliver(&near, 7, 3, 1);
-        assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
+        assert_eq!(arrived(&mut intake).len(), 1);
         intake.acknowledge().unwrap();
         let answers =
             [Frame::Returned { first: 8, count: 2 }, Frame::Adopted { through: 7, delay: 0 }];
         assert_eq!(heard(&near), answers);
         deliver(&near, 10, 2, 0);
-        assert!(intake.receive().unwrap().unwrap().is_empty());
+        assert!(arrived(&mut intake).is_empty());
         intake.acknowledge().unwrap();
         assert_eq!(heard(&near), [Frame::Returned { first: 10, count: 2 }]);
     }
@@ -170,7 +274,7 @@ mod tests {
         let (near, mut intake) = channel();
         deliver(&near, 0, 1, 1);
         drop(near);
-        assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
+        assert_eq!(arrived(&mut intake).len(), 1);
         intake.acknowledge().unwrap();
         assert!(intake.receive().unwrap().is_none());
     }
@@ -183,7 +287,7 @@ mod tests {
             through += 1;
         }
         deliver(&near, 0, 1, 1);
-        assert_eq!(intake.receive().unwrap().unwrap().len(), 1);
+        assert_eq!(arrived(&mut intake).len(), 1);
         assert_eq!(intake.acknowledge().unwrap_err().kind(), io::ErrorKind::Other);
     }
 
@@ -195,5 +299,36 @@ mod tests {
         let (near, mut intake) = channel();
         deliver(&near, 0, 1, 2);
         assert_eq!(intake.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn counts_what_it_accepts_where_the_primary_reads() {
+        let (near, mut intake) = channel();
+        heard(&near);
+        let (socket, _) = socket::pair().unwrap();
+        let page = Page::new().unwrap();
+        let listen = Frame::Listen { slot: 3, backlog: 9 };
+        passing::give(near.as_fd(), listen, &[socket.as_fd(), page.as_fd()]).unwrap();
+        let lent = intake.receive().unwrap().unwrap();
+        assert!(matches!(lent, Message::Listen { slot: 3, backlog: 9, .. }), "{lent:?}");
+        assert!(intake.accepted(3, 10));
+        assert!(intake.accepted(3, 11));
+        assert_eq!(page.counter(3).load(Ordering::Relaxed), 2);
+        // As many as there may be.
+        assert!(!intake.accepted(3, i32::MAX));
+        passing::say(near.as_fd(), Frame::Release { slot: 3 }).unwrap();
+        let release = intake.receive().unwrap().unwrap();
+        assert!(matches!(release, Message::Release { slot: 3 }), "{release:?}");
+        intake.released(3).unwrap();
+        assert_eq!(heard(&near), [Frame::Released { slot: 3 }]);
+    }
+
+    #[test]
+    fn a_socket_that_did_not_arrive_is_released_at_once() {
+        let (near, mut intake) = channel();
+        heard(&near);
+        passing::say(near.as_fd(), Frame::Listen { slot: 1, backlog: 9 }).unwrap();
+        assert!(arrived(&mut intake).is_empty());
+        assert_eq!(heard(&near), [Frame::Released { slot: 1 }]);
     }
 }

@@ -14,7 +14,7 @@ fn main() {
 }
 
 fn hasher() -> ClientHasher {
-    ClientHasher::new(b"a key for bench!", Ipv6Prefix::FULL)
+    ClientHasher::new(*b"a bench!", Ipv6Prefix::FULL)
 }
 
 #[divan::bench]

@@ -7,7 +7,7 @@ use sticky_listen::client::hash::{self, ClientHasher};
 
 /// Any key: the addresses are chosen with it.
 pub fn hasher() -> ClientHasher {
-    ClientHasher::new(b"a key for bench!", Ipv6Prefix::FULL)
+    ClientHasher::new(*b"a bench!", Ipv6Prefix::FULL)
 }
 
 /// The first `count` addresses whose slot, of `slots`, is one that `wanted` says.

@@ -14,25 +14,25 @@ fn limits() -> Limits {
 }
 
 /// A machine with one slot served by channel 1.
-fn served(now: Instant) -> Dispatch<u32> {
-    let mut dispatch = Dispatch::new(limits());
-    dispatch.attach(1, now);
-    dispatch.set_table(&[Entry::Worker(1)], now);
-    dispatch
+fn served(now: Instant) -> DeliveryQueue<u32> {
+    let mut queue = DeliveryQueue::new(limits());
+    queue.attach(1, now);
+    queue.set_table(&[Entry::Worker(1)], now);
+    queue
 }
 
-fn push_all(dispatch: &mut Dispatch<u32>, ids: std::ops::Range<u32>, now: Instant) {
+fn push_all(queue: &mut DeliveryQueue<u32>, ids: std::ops::Range<u32>, now: Instant) {
     for id in ids {
-        dispatch.push(u64::from(id), id, now).unwrap();
+        queue.push(id, id, now).unwrap();
     }
 }
 
 /// Sends all that can be sent; returns it by channel.
-fn send_all(dispatch: &mut Dispatch<u32>) -> Vec<(Channel, Vec<u32>)> {
+fn send_all(queue: &mut DeliveryQueue<u32>) -> Vec<(Channel, Vec<u32>)> {
     let mut sent = Vec::new();
-    while let Some(offer) = dispatch.offer(64) {
-        sent.push((offer.channel, dispatch.offered(&offer).copied().collect()));
-        dispatch.commit(&offer);
+    while let Some(offer) = queue.offer(64) {
+        sent.push((offer.channel, queue.offered(&offer).copied().collect()));
+        queue.commit(&offer);
     }
     sent
 }
@@ -40,148 +40,148 @@ fn send_all(dispatch: &mut Dispatch<u32>) -> Vec<(Channel, Vec<u32>)> {
 #[test]
 fn a_connection_goes_to_the_worker_of_its_slot_and_ends_when_adopted() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    push_all(&mut dispatch, 0..3, now);
-    assert_eq!(send_all(&mut dispatch), [(1, vec![0, 1, 2])]);
-    assert_eq!(dispatch.adopted(1, 1), Ok(vec![0, 1]));
-    assert_eq!(dispatch.unsettled(), 1);
-    assert_eq!(dispatch.adopted(1, 2), Ok(vec![2]));
-    assert_eq!(dispatch.unsettled(), 0);
+    let mut queue = served(now);
+    push_all(&mut queue, 0..3, now);
+    assert_eq!(send_all(&mut queue), [(1, vec![0, 1, 2])]);
+    assert_eq!(queue.adopted(1, 1), Ok(vec![0, 1]));
+    assert_eq!(queue.unsettled(), 1);
+    assert_eq!(queue.adopted(1, 2), Ok(vec![2]));
+    assert_eq!(queue.unsettled(), 0);
 }
 
 #[test]
 fn no_more_is_in_flight_than_allowed_and_an_adoption_makes_room() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    push_all(&mut dispatch, 0..6, now);
-    assert_eq!(send_all(&mut dispatch), [(1, vec![0, 1, 2, 3])]);
-    assert!(dispatch.adopted(1, 0).is_ok());
-    assert_eq!(send_all(&mut dispatch), [(1, vec![4])]);
+    let mut queue = served(now);
+    push_all(&mut queue, 0..6, now);
+    assert_eq!(send_all(&mut queue), [(1, vec![0, 1, 2, 3])]);
+    assert!(queue.adopted(1, 0).is_ok());
+    assert_eq!(send_all(&mut queue), [(1, vec![4])]);
 }
 
 #[test]
 fn guarantee_8_bounded_one_more_than_may_wait_overflows() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    push_all(&mut dispatch, 0..8, now);
-    assert_eq!(dispatch.push(8, 8, now), Err(8));
+    let mut queue = served(now);
+    push_all(&mut queue, 0..8, now);
+    assert_eq!(queue.push(8, 8, now), Err(8));
     // What is in flight still waits, for its adoption.
-    send_all(&mut dispatch);
-    assert_eq!(dispatch.push(8, 8, now), Err(8));
-    assert!(dispatch.adopted(1, 0).is_ok());
-    assert_eq!(dispatch.push(8, 8, now), Ok(()));
+    send_all(&mut queue);
+    assert_eq!(queue.push(8, 8, now), Err(8));
+    assert!(queue.adopted(1, 0).is_ok());
+    assert_eq!(queue.push(8, 8, now), Ok(()));
 }
 
 #[test]
 fn what_a_dead_worker_had_not_adopted_goes_first_to_its_successor_in_order() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    push_all(&mut dispatch, 0..6, now);
-    send_all(&mut dispatch);
-    assert_eq!(dispatch.adopted(1, 0), Ok(vec![0]));
-    assert!(dispatch.detach(1, Ending::ByWorker, now).is_empty());
-    dispatch.attach(2, now);
-    dispatch.set_table(&[Entry::Worker(2)], now);
-    assert_eq!(send_all(&mut dispatch), [(2, vec![1, 2, 3, 4])]);
-    assert_eq!(dispatch.totals(), Totals { delivered: 5, adopted: 1, redelivered: 3 });
+    let mut queue = served(now);
+    push_all(&mut queue, 0..6, now);
+    send_all(&mut queue);
+    assert_eq!(queue.adopted(1, 0), Ok(vec![0]));
+    assert!(queue.detach(1, Ending::ByWorker, now).is_empty());
+    queue.attach(2, now);
+    queue.set_table(&[Entry::Worker(2)], now);
+    assert_eq!(send_all(&mut queue), [(2, vec![1, 2, 3, 4])]);
+    assert_eq!(queue.totals(), Totals { delivered: 5, adopted: 1, redelivered: 3 });
 }
 
 #[test]
 fn what_a_worker_may_still_adopt_goes_to_nobody_else() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    push_all(&mut dispatch, 0..2, now);
-    send_all(&mut dispatch);
-    assert_eq!(dispatch.detach(1, Ending::ByPrimary, now), [1, 0]);
-    assert_eq!(dispatch.unsettled(), 0);
+    let mut queue = served(now);
+    push_all(&mut queue, 0..2, now);
+    send_all(&mut queue);
+    assert_eq!(queue.detach(1, Ending::ByPrimary, now), [1, 0]);
+    assert_eq!(queue.unsettled(), 0);
 }
 
 #[test]
 fn guarantee_9_make_before_break_the_old_worker_serves_until_the_new_has_shaken_hands() {
     let now = Instant::now();
     for wanted in [Entry::Worker(2), Entry::Pending] {
-        let mut dispatch = served(now);
-        dispatch.set_table(&[wanted], now);
-        push_all(&mut dispatch, 0..1, now);
-        assert_eq!(send_all(&mut dispatch), [(1, vec![0])]);
+        let mut queue = served(now);
+        queue.set_table(&[wanted], now);
+        push_all(&mut queue, 0..1, now);
+        assert_eq!(send_all(&mut queue), [(1, vec![0])]);
     }
-    let mut dispatch = served(now);
-    dispatch.set_table(&[Entry::Worker(2)], now);
-    dispatch.attach(2, now);
-    push_all(&mut dispatch, 0..1, now);
-    assert_eq!(send_all(&mut dispatch), [(2, vec![0])]);
+    let mut queue = served(now);
+    queue.set_table(&[Entry::Worker(2)], now);
+    queue.attach(2, now);
+    push_all(&mut queue, 0..1, now);
+    assert_eq!(send_all(&mut queue), [(2, vec![0])]);
 }
 
 #[test]
 fn a_slot_that_the_manager_empties_is_served_by_nobody() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    dispatch.set_table(&[Entry::Empty], now);
-    push_all(&mut dispatch, 0..1, now);
-    assert!(send_all(&mut dispatch).is_empty());
-    assert!(dispatch.is_starving());
+    let mut queue = served(now);
+    queue.set_table(&[Entry::Empty], now);
+    push_all(&mut queue, 0..1, now);
+    assert!(send_all(&mut queue).is_empty());
+    assert!(queue.is_starving());
 }
 
 #[test]
 fn patience_counts_from_when_nobody_could_take_the_connection() {
     let start = Instant::now();
-    let mut dispatch = served(start);
-    push_all(&mut dispatch, 0..5, start);
-    send_all(&mut dispatch);
+    let mut queue = served(start);
+    push_all(&mut queue, 0..5, start);
+    send_all(&mut queue);
     // However long a worker takes, it is not over.
     let later = start + PATIENCE * 10;
-    assert!(dispatch.expire(later).is_empty());
-    assert_eq!(dispatch.next_deadline(), None);
-    dispatch.detach(1, Ending::ByWorker, later);
+    assert!(queue.expire(later).is_empty());
+    assert_eq!(queue.next_deadline(), None);
+    queue.detach(1, Ending::ByWorker, later);
     let due = later + PATIENCE;
-    assert_eq!(dispatch.next_deadline(), Some(due));
-    assert!(dispatch.expire(later + PATIENCE / 2).is_empty());
-    assert_eq!(dispatch.expire(due), [0, 1, 2, 3, 4]);
+    assert_eq!(queue.next_deadline(), Some(due));
+    assert!(queue.expire(later + PATIENCE / 2).is_empty());
+    assert_eq!(queue.expire(due), [0, 1, 2, 3, 4]);
 }
 
 #[test]
 fn patience_begins_anew_for_those_whose_busy_worker_left_with_its_slot() {
     let start = Instant::now();
     for died_first in [true, false] {
-        let mut dispatch = served(start);
-        push_all(&mut dispatch, 0..6, start);
-        send_all(&mut dispatch);
+        let mut queue = served(start);
+        push_all(&mut queue, 0..6, start);
+        send_all(&mut queue);
         let later = start + PATIENCE * 10;
         if died_first {
-            dispatch.detach(1, Ending::ByWorker, later);
+            queue.detach(1, Ending::ByWorker, later);
         }
-        dispatch.set_table(&[], later);
-        assert!(dispatch.expire(later + PATIENCE / 2).is_empty());
-        dispatch.set_table(&[Entry::Empty; 3], later + PATIENCE / 2);
-        assert!(dispatch.expire(later + PATIENCE / 2).is_empty());
-        assert_eq!(dispatch.expire(later + PATIENCE).len(), if died_first { 6 } else { 2 });
+        queue.set_table(&[], later);
+        assert!(queue.expire(later + PATIENCE / 2).is_empty());
+        queue.set_table(&[Entry::Empty; 3], later + PATIENCE / 2);
+        assert!(queue.expire(later + PATIENCE / 2).is_empty());
+        assert_eq!(queue.expire(later + PATIENCE).len(), if died_first { 6 } else { 2 });
     }
 }
 
 #[test]
 fn without_patience_an_empty_slot_refuses_at_once_and_with_endless_patience_never() {
     let now = Instant::now();
-    let mut dispatch = Dispatch::new(Limits { patience: Some(Duration::ZERO), ..limits() });
-    push_all(&mut dispatch, 0..1, now);
-    assert_eq!(dispatch.expire(now), [0]);
-    let mut dispatch = Dispatch::new(Limits { patience: None, ..limits() });
-    push_all(&mut dispatch, 0..1, now);
-    assert_eq!(dispatch.next_deadline(), None);
-    assert!(dispatch.expire(now + Duration::from_secs(1 << 30)).is_empty());
+    let mut queue = DeliveryQueue::new(Limits { patience: Some(Duration::ZERO), ..limits() });
+    push_all(&mut queue, 0..1, now);
+    assert_eq!(queue.expire(now), [0]);
+    let mut queue = DeliveryQueue::new(Limits { patience: None, ..limits() });
+    push_all(&mut queue, 0..1, now);
+    assert_eq!(queue.next_deadline(), None);
+    assert!(queue.expire(now + Duration::from_secs(1 << 30)).is_empty());
 }
 
 #[test]
 fn an_acknowledgement_of_what_was_not_sent_is_a_violation() {
     let now = Instant::now();
-    let mut dispatch = served(now);
-    push_all(&mut dispatch, 0..2, now);
-    assert_eq!(dispatch.adopted(1, 0), Err(Violation));
-    send_all(&mut dispatch);
-    assert_eq!(dispatch.adopted(1, 2), Err(Violation));
-    assert_eq!(dispatch.adopted(2, 0), Err(Violation));
-    assert_eq!(dispatch.returned(1, 1, 2, now), Err(Violation));
-    assert!(dispatch.adopted(1, 1).is_ok());
-    assert_eq!(dispatch.adopted(1, 1), Err(Violation));
+    let mut queue = served(now);
+    push_all(&mut queue, 0..2, now);
+    assert_eq!(queue.adopted(1, 0), Err(Violation));
+    send_all(&mut queue);
+    assert_eq!(queue.adopted(1, 2), Err(Violation));
+    assert_eq!(queue.adopted(2, 0), Err(Violation));
+    assert_eq!(queue.returned(1, 1, 2, now), Err(Violation));
+    assert!(queue.adopted(1, 1).is_ok());
+    assert_eq!(queue.adopted(1, 1), Err(Violation));
 }
 
 /// The machine as it is used: behind a lock, by the accept loop, a reader for each worker, and
@@ -194,53 +194,53 @@ fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
     const CONNECTIONS: u32 = 6;
     let scenario = || {
         let now = Instant::now();
-        let dispatch = Arc::new(Mutex::new(served(now)));
+        let queue = Arc::new(Mutex::new(served(now)));
         let sent = Arc::new(Mutex::new(BTreeMap::<Channel, VecDeque<u32>>::new()));
         let adopted = Arc::new(Mutex::new(Vec::new()));
         let pump = {
-            let (dispatch, sent) = (Arc::clone(&dispatch), Arc::clone(&sent));
+            let (queue, sent) = (Arc::clone(&queue), Arc::clone(&sent));
             move || {
                 // As in `Core::pump`: the sending is under the lock.
-                let mut dispatch = dispatch.lock().unwrap();
-                for (channel, ids) in send_all(&mut dispatch) {
+                let mut queue = queue.lock().unwrap();
+                for (channel, ids) in send_all(&mut queue) {
                     sent.lock().unwrap().entry(channel).or_default().extend(ids);
                 }
             }
         };
         let accept = {
-            let (dispatch, pump) = (Arc::clone(&dispatch), pump.clone());
+            let (queue, pump) = (Arc::clone(&queue), pump.clone());
             thread::spawn(move || {
                 for id in 0..CONNECTIONS {
-                    push_all(&mut dispatch.lock().unwrap(), id..id + 1, now);
+                    push_all(&mut queue.lock().unwrap(), id..id + 1, now);
                     pump();
                 }
             })
         };
         let reader = |channel: Channel, dies: bool| {
-            let (dispatch, sent, adopted) =
-                (Arc::clone(&dispatch), Arc::clone(&sent), Arc::clone(&adopted));
+            let (queue, sent, adopted) =
+                (Arc::clone(&queue), Arc::clone(&sent), Arc::clone(&adopted));
             let pump = pump.clone();
             thread::spawn(move || {
                 for through in 0..2 {
                     let taken =
                         sent.lock().unwrap().get_mut(&channel).and_then(VecDeque::pop_front);
                     let Some(id) = taken else { break };
-                    let closed = dispatch.lock().unwrap().adopted(channel, through);
+                    let closed = queue.lock().unwrap().adopted(channel, through);
                     assert_eq!(closed, Ok(vec![id]));
                     adopted.lock().unwrap().push(id);
                 }
                 if dies {
-                    dispatch.lock().unwrap().detach(channel, Ending::ByWorker, now);
+                    queue.lock().unwrap().detach(channel, Ending::ByWorker, now);
                     pump();
                 }
             })
         };
         let first = reader(1, true);
         let manager = {
-            let (dispatch, pump) = (Arc::clone(&dispatch), pump.clone());
+            let (queue, pump) = (Arc::clone(&queue), pump.clone());
             thread::spawn(move || {
-                dispatch.lock().unwrap().attach(2, now);
-                dispatch.lock().unwrap().set_table(&[Entry::Worker(2)], now);
+                queue.lock().unwrap().attach(2, now);
+                queue.lock().unwrap().set_table(&[Entry::Worker(2)], now);
                 pump();
             })
         };
@@ -249,10 +249,10 @@ fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
             thread.join().unwrap();
         }
         // All that is left reaches the second worker, each connection once.
-        let mut dispatch = dispatch.lock().unwrap();
+        let mut queue = queue.lock().unwrap();
         let mut all = adopted.lock().unwrap().clone();
         all.extend(sent.lock().unwrap().remove(&2).unwrap_or_default());
-        all.extend(dispatch.remove_waiting(|_| true));
+        all.extend(queue.remove_waiting(|_| true));
         all.sort_unstable();
         assert_eq!(all, (0..CONNECTIONS).collect::<Vec<_>>());
     };
@@ -262,7 +262,7 @@ fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
 /// One step of a random history. Numbers select among what exists.
 #[derive(Clone, Debug)]
 enum Step {
-    Push { client: u64 },
+    Push { client: u32 },
     Table(Vec<TableEntry>),
     Attach,
     Send { max: u16, outcome: Outcome },
@@ -303,7 +303,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Outcome::Exhausted),
     ];
     let step = prop_oneof![
-        8 => any::<u64>().prop_map(|client| Step::Push { client }),
+        8 => any::<u32>().prop_map(|client| Step::Push { client }),
         2 => prop::collection::vec(entry, 0..5).prop_map(Step::Table),
         2 => Just(Step::Attach),
         8 => (1..4_u16, outcome).prop_map(|(max, outcome)| Step::Send { max, outcome }),
@@ -343,12 +343,12 @@ impl World {
         set(self).insert(id);
     }
 
-    fn step(&mut self, dispatch: &mut Dispatch<u32>, step: Step, now: &mut Instant) {
+    fn step(&mut self, queue: &mut DeliveryQueue<u32>, step: Step, now: &mut Instant) {
         match step {
             Step::Push { client } => {
                 let id = self.pushed;
                 self.pushed += 1;
-                if let Err(id) = dispatch.push(client, id, *now) {
+                if let Err(id) = queue.push(client, id, *now) {
                     self.settle(|world| &mut world.refused, id);
                 }
             }
@@ -364,17 +364,17 @@ impl World {
                         TableEntry::Unknown => Entry::Worker(Channel::MAX),
                     })
                     .collect();
-                dispatch.set_table(&table, *now);
+                queue.set_table(&table, *now);
             }
             Step::Attach => {
                 self.channels += 1;
-                dispatch.attach(self.channels, *now);
+                queue.attach(self.channels, *now);
                 self.workers.insert(self.channels, VecDeque::new());
             }
-            Step::Send { max, outcome } => self.send(dispatch, max, outcome, *now),
+            Step::Send { max, outcome } => self.send(queue, max, outcome, *now),
             Step::Unblock(index) => {
                 if let Some(channel) = self.pick(index) {
-                    dispatch.unblock(channel);
+                    queue.unblock(channel);
                 }
             }
             Step::Adopt(index, count) => {
@@ -388,7 +388,7 @@ impl World {
                 let taken: Vec<_> = held.drain(..=count.index(held.len())).collect();
                 let ids: Vec<_> = taken.iter().map(|&(_, id)| id).collect();
                 // The primary closes its copies of these and no others.
-                assert_eq!(dispatch.adopted(channel, taken.last().unwrap().0), Ok(ids.clone()));
+                assert_eq!(queue.adopted(channel, taken.last().unwrap().0), Ok(ids.clone()));
                 for id in ids {
                     self.settle(|world| &mut world.adopted, id);
                 }
@@ -403,7 +403,7 @@ impl World {
                 let back = held.split_off(held.len() - count);
                 if let Some(&(first, _)) = back.front() {
                     let count = u16::try_from(back.back().unwrap().0 - first + 1).unwrap();
-                    assert_eq!(dispatch.returned(channel, first, count, *now), Ok(()));
+                    assert_eq!(queue.returned(channel, first, count, *now), Ok(()));
                 }
             }
             Step::Die(index) => {
@@ -411,24 +411,29 @@ impl World {
                     return;
                 };
                 self.workers.remove(&channel);
-                assert!(dispatch.detach(channel, Ending::ByWorker, *now).is_empty());
+                assert!(queue.detach(channel, Ending::ByWorker, *now).is_empty());
             }
-            Step::GiveUp(index) => self.give_up(dispatch, index, *now),
+            Step::GiveUp(index) => self.give_up(queue, index, *now),
             Step::Wait { milliseconds } => {
                 *now += Duration::from_millis(milliseconds);
-                for id in dispatch.expire(*now) {
+                for id in queue.expire(*now) {
                     self.settle(|world| &mut world.refused, id);
                 }
-                let next = dispatch.next_deadline();
+                let next = queue.next_deadline();
                 assert!(next.is_none_or(|next| next > *now), "something due was left");
             }
         }
     }
 
-    fn give_up(&mut self, dispatch: &mut Dispatch<u32>, index: prop::sample::Index, now: Instant) {
+    fn give_up(
+        &mut self,
+        queue: &mut DeliveryQueue<u32>,
+        index: prop::sample::Index,
+        now: Instant,
+    ) {
         let Some(channel) = self.pick(index) else { return };
         let held = self.workers.remove(&channel).unwrap();
-        let released = dispatch.detach(channel, Ending::ByPrimary, now);
+        let released = queue.detach(channel, Ending::ByPrimary, now);
         let held: BTreeSet<_> = held.iter().map(|&(_, id)| id).collect();
         assert_eq!(released.iter().copied().collect::<BTreeSet<_>>(), held);
         for id in released {
@@ -436,38 +441,38 @@ impl World {
         }
     }
 
-    fn send(&mut self, dispatch: &mut Dispatch<u32>, max: u16, outcome: Outcome, now: Instant) {
-        let Some(offer) = dispatch.offer(max) else {
+    fn send(&mut self, queue: &mut DeliveryQueue<u32>, max: u16, outcome: Outcome, now: Instant) {
+        let Some(offer) = queue.offer(max) else {
             return;
         };
-        let ids: Vec<_> = dispatch.offered(&offer).copied().collect();
+        let ids: Vec<_> = queue.offered(&offer).copied().collect();
         assert_eq!(ids.len(), usize::from(offer.count));
         assert!((1..=max).contains(&offer.count));
         match outcome {
-            Outcome::Full => dispatch.block(offer.channel),
-            Outcome::Exhausted => dispatch.pause(offer.channel, now + Duration::from_millis(20)),
+            Outcome::Full => queue.block(offer.channel),
+            Outcome::Exhausted => queue.pause(offer.channel, now + Duration::from_millis(20)),
             Outcome::Sent => {
                 let held = self.workers.get_mut(&offer.channel).expect("offered to a dead worker");
                 held.extend((offer.first..).zip(ids));
                 assert!(held.len() <= limits().in_flight_per_channel);
-                dispatch.commit(&offer);
+                queue.commit(&offer);
             }
         }
     }
 
-    fn check(&self, dispatch: &Dispatch<u32>) {
+    fn check(&self, queue: &DeliveryQueue<u32>) {
         let ended = self.adopted.len() + self.refused.len() + self.released.len();
-        assert_eq!(ended + dispatch.unsettled(), self.pushed as usize, "lost or doubled");
+        assert_eq!(ended + queue.unsettled(), self.pushed as usize, "lost or doubled");
         let in_flight: usize = self.workers.values().map(VecDeque::len).sum();
-        assert_eq!(dispatch.waiting() + in_flight, dispatch.unsettled());
-        let slots: Vec<_> = dispatch.slot_stats().collect();
+        assert_eq!(queue.waiting() + in_flight, queue.unsettled());
+        let slots: Vec<_> = queue.slot_stats().collect();
         if !slots.is_empty() {
             assert_eq!(slots.iter().map(|slot| slot.in_flight).sum::<usize>(), in_flight);
         }
         for slot in slots {
             assert!(slot.serving.is_none_or(|channel| self.workers.contains_key(&channel)));
         }
-        assert_eq!(dispatch.totals().adopted, self.adopted.len() as u64);
+        assert_eq!(queue.totals().adopted, self.adopted.len() as u64);
     }
 }
 
@@ -477,28 +482,28 @@ proptest! {
     #[test]
     fn guarantee_4_exactly_one_owner_in_every_history(steps in steps()) {
         let mut now = Instant::now();
-        let mut dispatch = Dispatch::new(limits());
+        let mut queue = DeliveryQueue::new(limits());
         let mut world = World::default();
         for step in steps {
-            world.step(&mut dispatch, step, &mut now);
-            world.check(&dispatch);
+            world.step(&mut queue, step, &mut now);
+            world.check(&queue);
         }
 
         // Whatever happened: once every slot has a worker that takes what it gets, nothing is left.
-        world.step(&mut dispatch, Step::Attach, &mut now);
+        world.step(&mut queue, Step::Attach, &mut now);
         let table = vec![Entry::Worker(world.channels); 3];
-        dispatch.set_table(&table, now);
+        queue.set_table(&table, now);
         let channels: Vec<_> = world.workers.keys().copied().collect();
         for channel in channels {
-            dispatch.unblock(channel);
+            queue.unblock(channel);
         }
-        world.step(&mut dispatch, Step::Wait { milliseconds: 20 }, &mut now);
-        while dispatch.unsettled() > 0 {
-            let before = dispatch.unsettled();
-            while dispatch.waiting() > 0 {
-                let waiting = dispatch.waiting();
-                world.send(&mut dispatch, 64, Outcome::Sent, now);
-                if dispatch.waiting() == waiting {
+        world.step(&mut queue, Step::Wait { milliseconds: 20 }, &mut now);
+        while queue.unsettled() > 0 {
+            let before = queue.unsettled();
+            while queue.waiting() > 0 {
+                let waiting = queue.waiting();
+                world.send(&mut queue, 64, Outcome::Sent, now);
+                if queue.waiting() == waiting {
                     break;
                 }
             }
@@ -507,15 +512,15 @@ proptest! {
                 let held = std::mem::take(world.workers.get_mut(&channel).unwrap());
                 if let Some(&(through, _)) = held.back() {
                     let ids: Vec<_> = held.iter().map(|&(_, id)| id).collect();
-                    prop_assert_eq!(dispatch.adopted(channel, through), Ok(ids.clone()));
+                    prop_assert_eq!(queue.adopted(channel, through), Ok(ids.clone()));
                     for id in ids {
                         world.settle(|world| &mut world.adopted, id);
                     }
                 }
             }
-            world.check(&dispatch);
-            prop_assert!(dispatch.unsettled() < before, "stuck with {} connections", before);
+            world.check(&queue);
+            prop_assert!(queue.unsettled() < before, "stuck with {} connections", before);
         }
-        prop_assert!(!dispatch.is_starving());
+        prop_assert!(!queue.is_starving());
     }
 }

@@ -63,12 +63,12 @@ pub struct Turn<'a> {
 }
 
 /// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading.
-/// `admit` says for how long a turn after this one would be in vain. `relieve` is called when there are no
-/// descriptors, and says whether it could do something about it soon. Ends by itself only with the runtime.
+/// `admit` says for how long a turn after this one would be in vain. `free_descriptors` is called when there are
+/// none, and says whether it could do something about it soon. Ends by itself only with the runtime.
 pub async fn run(
     listener: AsyncFd<Arc<OwnedFd>>,
     mut admit: impl FnMut(Turn<'_>) -> Duration,
-    mut relieve: impl FnMut() -> bool,
+    mut free_descriptors: impl FnMut() -> bool,
 ) -> io::Result<()> {
     let mut spare = Spare::new();
     let mut back_off = BACK_OFF;
@@ -82,7 +82,7 @@ pub async fn run(
             // More may wait; others have their turn first.
             Ok(()) => {}
             Err(Errno::EAGAIN) => ready.clear_ready(),
-            Err(_) if relieve() => {}
+            Err(_) if free_descriptors() => {}
             Err(_) => shed = spare.shed(listener.get_ref()),
         }
         let pause = admit(Turn { accepted: &mut accepted, shed });
@@ -104,6 +104,19 @@ pub async fn run(
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(MAX_BACK_OFF);
             }
+        }
+    }
+}
+
+/// Takes all that waits.
+pub fn drain(listener: &OwnedFd) -> Vec<Accepted> {
+    let mut all = Vec::new();
+    let mut accepted = Vec::with_capacity(BATCH);
+    loop {
+        let end = take_batch(listener, &mut accepted);
+        all.append(&mut accepted);
+        if end.is_err() {
+            return all;
         }
     }
 }

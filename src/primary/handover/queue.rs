@@ -4,26 +4,22 @@
 //! A connection is pushed, waits in its client's slot, is offered to the worker that serves the
 //! slot, is in flight once it was sent, and ends in exactly one of three ways: adopted by a worker,
 //! expired (nobody came for it in time), or returned to the caller at the end.
-//!
-//! Workers appear as [`Channel`]s: a worker that closed its server and listens again is a new one.
 
-mod lane;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-pub use lane::Violation;
-use lane::{Flying, Lane};
-pub use slot::{Entry, SlotStats};
+pub use slot::SlotStats;
 use slot::{Slot, Waiting};
+pub use window::Violation;
+use window::{InFlight, Window};
 
 use crate::client::hash::{self, ClientHash};
-
-/// The number of a channel, never used twice.
-pub type Channel = u32;
+use crate::primary::workers::table::{Channel, Entry, Table};
 
 /// How much may wait, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +44,8 @@ pub struct Totals {
     pub redelivered: u64,
 }
 
-/// A run of connections to send to one channel, in order. Offered by [`Dispatch::offer`]; nothing
-/// changes until [`Dispatch::commit`].
+/// A run of connections to send to one channel, in order. Offered by [`DeliveryQueue::offer`]; nothing
+/// changes until [`DeliveryQueue::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Where to.
@@ -72,25 +68,27 @@ pub enum Ending {
 
 /// The state machine. `C` is a connection; the machine only holds it.
 #[derive(Debug)]
-pub struct Dispatch<C> {
+pub struct DeliveryQueue<C> {
     limits: Limits,
+    table: Table,
     slots: Vec<Slot<C>>,
     /// Connections that arrived while there was no slot at all.
     unslotted: VecDeque<Waiting<C>>,
-    lanes: BTreeMap<Channel, Lane<C>>,
+    windows: BTreeMap<Channel, Window<C>>,
     /// Slots that may have something to offer.
     ready: VecDeque<u32>,
     totals: Totals,
 }
 
-impl<C> Dispatch<C> {
+impl<C> DeliveryQueue<C> {
     /// A machine without slots.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            table: Table::default(),
             slots: Vec::new(),
             unslotted: VecDeque::new(),
-            lanes: BTreeMap::new(),
+            windows: BTreeMap::new(),
             ready: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -117,44 +115,32 @@ impl<C> Dispatch<C> {
         Ok(())
     }
 
-    /// Follows the manager's table. A slot whose new worker has not shaken hands keeps being served
-    /// by the old one (make before break); an empty one is served by nobody.
-    pub fn set_table(&mut self, table: &[Entry], now: Instant) {
-        let resized = table.len() != self.slots.len();
+    /// The table of slots and workers.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Follows the manager's table.
+    pub fn set_table(&mut self, entries: &[Entry], now: Instant) {
         let mut homeless: Vec<Waiting<C>> = Vec::new();
+        let resized = entries.len() != self.slots.len();
         if resized {
             homeless.extend(self.unslotted.drain(..));
-            for slot in &mut self.slots {
+            for (index, slot) in (0..).zip(&mut self.slots) {
                 // Who waited behind a worker has not waited in vain yet.
-                let empty_since = if slot.serving.is_some() { Some(now) } else { slot.empty_since };
+                let served = self.table.serving(index).is_some();
+                let empty_since = if served { Some(now) } else { self.table.empty_since(index) };
                 homeless.extend(slot.waiting.drain(..).map(|waiting| Waiting {
                     since: empty_since.map_or(waiting.since, |empty| empty.max(waiting.since)),
                     ..waiting
                 }));
             }
-            self.ready.clear();
-            self.slots.truncate(table.len());
-            while self.slots.len() < table.len() {
-                self.slots.push(Slot::new());
-            }
-            for slot in &mut self.slots {
-                slot.in_flight = 0;
-                slot.ready = false;
-            }
-            for flying in self.lanes.values_mut().flat_map(Lane::iter_mut) {
-                // What is in flight counts where its client belongs now.
-                flying.slot = hash::slot(flying.waiting.client, u32_len(table)).unwrap_or(0);
-                if let Some(slot) = self.slots.get_mut(flying.slot as usize) {
-                    slot.in_flight += 1;
-                }
-            }
         }
-        for (slot, &entry) in self.slots.iter_mut().zip(table) {
-            slot.entry = entry;
+        self.table.set(entries, now);
+        if resized {
+            self.resize(entries.len());
         }
-        for slot in 0..self.slot_count() {
-            self.choose_server(slot, now);
-        }
+        self.mark_all_ready();
         // In the order of arrival, whatever slot they waited in.
         homeless.sort_by_key(|waiting| waiting.since);
         for waiting in homeless {
@@ -164,24 +150,26 @@ impl<C> Dispatch<C> {
 
     /// A channel has shaken hands.
     pub fn attach(&mut self, channel: Channel, now: Instant) {
-        self.lanes.insert(channel, Lane::new());
-        self.choose_servers(now);
+        self.windows.insert(channel, Window::new());
+        self.table.open(channel, now);
+        self.mark_all_ready();
     }
 
     /// A channel has ended. Returns the connections that nobody here may touch any more.
     pub fn detach(&mut self, channel: Channel, ending: Ending, now: Instant) -> Vec<C> {
-        let Some(lane) = self.lanes.remove(&channel) else {
+        let Some(window) = self.windows.remove(&channel) else {
             return Vec::new();
         };
-        self.choose_servers(now);
+        self.table.close(channel, now);
+        self.mark_all_ready();
         let mut released = Vec::new();
         // Back to the front, so last first: they came before all that wait.
-        for flying in lane.into_in_flight().rev() {
+        for sent in window.into_in_flight().rev() {
             match ending {
-                Ending::ByWorker => self.requeue(flying, now),
+                Ending::ByWorker => self.requeue(sent, now),
                 Ending::ByPrimary => {
-                    self.settle(flying.slot);
-                    released.push(flying.waiting.connection);
+                    self.settle(sent.slot);
+                    released.push(sent.waiting.connection);
                 }
             }
         }
@@ -193,20 +181,20 @@ impl<C> Dispatch<C> {
         while let Some(slot) = self.ready.pop_front() {
             let state = &mut self.slots[slot as usize];
             state.ready = false;
-            let Some(channel) = state.serving else {
+            let Some(channel) = self.table.serving(slot) else {
                 continue;
             };
-            let Some(lane) = self.lanes.get_mut(&channel) else {
+            let Some(window) = self.windows.get_mut(&channel) else {
                 continue;
             };
-            let room = lane.room(self.limits.in_flight_per_channel);
+            let room = window.room(self.limits.in_flight_per_channel);
             let count = state.waiting.len().min(room).min(usize::from(max));
             if count == 0 {
-                lane.stalled |= !state.waiting.is_empty();
+                window.stalled |= !state.waiting.is_empty();
                 continue;
             }
             let count = u16::try_from(count).unwrap_or(max);
-            return Some(Offer { channel, first: lane.next(), count, slot });
+            return Some(Offer { channel, first: window.next(), count, slot });
         }
         None
     }
@@ -220,7 +208,7 @@ impl<C> Dispatch<C> {
     /// The offer was sent.
     pub fn commit(&mut self, offer: &Offer) {
         let slot = &mut self.slots[offer.slot as usize];
-        let Some(lane) = self.lanes.get_mut(&offer.channel) else {
+        let Some(window) = self.windows.get_mut(&offer.channel) else {
             return;
         };
         for mut waiting in slot.waiting.drain(..usize::from(offer.count)) {
@@ -231,49 +219,49 @@ impl<C> Dispatch<C> {
                 waiting.sent_before = true;
             }
             slot.in_flight += 1;
-            lane.sent(Flying { slot: offer.slot, waiting });
+            window.push(InFlight { slot: offer.slot, waiting });
         }
         self.mark_ready(offer.slot);
     }
 
     /// The channel's socket is full: offers nothing for it until [`unblock`](Self::unblock).
     pub fn block(&mut self, channel: Channel) {
-        if let Some(lane) = self.lanes.get_mut(&channel) {
-            lane.blocked = true;
-            lane.stalled = true;
+        if let Some(window) = self.windows.get_mut(&channel) {
+            window.blocked = true;
+            window.stalled = true;
         }
     }
 
     /// The channel's socket has room again.
     pub fn unblock(&mut self, channel: Channel) {
-        if let Some(lane) = self.lanes.get_mut(&channel) {
-            lane.blocked = false;
+        if let Some(window) = self.windows.get_mut(&channel) {
+            window.blocked = false;
         }
         self.resume(channel);
     }
 
     /// Sends nothing on this channel until `until`.
     pub fn pause(&mut self, channel: Channel, until: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&channel) {
-            lane.paused_until = Some(until);
-            lane.stalled = true;
+        if let Some(window) = self.windows.get_mut(&channel) {
+            window.paused_until = Some(until);
+            window.stalled = true;
         }
     }
 
     /// The worker has taken over all up to and including `through`. Returns their connections, so
     /// that our copies are closed.
     pub fn adopted(&mut self, channel: Channel, through: u64) -> Result<Vec<C>, Violation> {
-        let lane = self.lanes.get_mut(&channel).ok_or(Violation)?;
-        let taken = lane.adopted(through)?;
+        let window = self.windows.get_mut(&channel).ok_or(Violation)?;
+        let taken = window.adopted(through)?;
         self.totals.adopted += taken.len() as u64;
-        for flying in &taken {
-            self.settle(flying.slot);
-            if let Some(slot) = self.slots.get_mut(flying.slot as usize) {
+        for sent in &taken {
+            self.settle(sent.slot);
+            if let Some(slot) = self.slots.get_mut(sent.slot as usize) {
                 slot.adopted += 1;
             }
         }
         self.resume(channel);
-        Ok(taken.into_iter().map(|flying| flying.waiting.connection).collect())
+        Ok(taken.into_iter().map(|sent| sent.waiting.connection).collect())
     }
 
     /// The worker could not receive these: back to the front of their slots.
@@ -284,10 +272,10 @@ impl<C> Dispatch<C> {
         count: u16,
         now: Instant,
     ) -> Result<(), Violation> {
-        let lane = self.lanes.get_mut(&channel).ok_or(Violation)?;
-        let back = lane.returned(first, count)?;
-        for flying in back.into_iter().rev() {
-            self.requeue(flying, now);
+        let window = self.windows.get_mut(&channel).ok_or(Violation)?;
+        let back = window.returned(first, count)?;
+        for sent in back.into_iter().rev() {
+            self.requeue(sent, now);
         }
         self.resume(channel);
         Ok(())
@@ -296,14 +284,14 @@ impl<C> Dispatch<C> {
     /// Takes out the connections whose patience has ended, and resumes channels whose pause has.
     pub fn expire(&mut self, now: Instant) -> Vec<C> {
         let over: Vec<Channel> = self
-            .lanes
+            .windows
             .iter()
-            .filter(|(_, lane)| lane.paused_until.is_some_and(|until| until <= now))
+            .filter(|(_, window)| window.paused_until.is_some_and(|until| until <= now))
             .map(|(&channel, _)| channel)
             .collect();
         for channel in over {
-            if let Some(lane) = self.lanes.get_mut(&channel) {
-                lane.paused_until = None;
+            if let Some(window) = self.windows.get_mut(&channel) {
+                window.paused_until = None;
             }
             self.resume(channel);
         }
@@ -324,7 +312,7 @@ impl<C> Dispatch<C> {
 
     /// When [`expire`](Self::expire) has something to do next.
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        let resume = self.lanes.values().filter_map(|lane| lane.paused_until).min();
+        let resume = self.windows.values().filter_map(|window| window.paused_until).min();
         let expiry = self.limits.patience.and_then(|patience| {
             self.starving()
                 .flat_map(|(queue, empty)| queue.iter().map(move |w| w.deadline(empty, patience)))
@@ -338,24 +326,29 @@ impl<C> Dispatch<C> {
         self.starving().next().is_some()
     }
 
-    /// The channels that serve slots.
-    pub fn serving(&self) -> impl Iterator<Item = Channel> {
-        self.slots.iter().filter_map(|slot| slot.serving)
+    /// How many connections of a slot are not adopted yet.
+    pub fn pending(&self, slot: u32) -> usize {
+        self.slots.get(slot as usize).map_or(0, Slot::pending)
+    }
+
+    /// How many connections of a slot are not sent yet.
+    pub fn waiting_in(&self, slot: u32) -> usize {
+        self.slots.get(slot as usize).map_or(0, |slot| slot.waiting.len())
     }
 
     /// Whether anything is in flight on a channel.
     pub fn is_in_flight(&self, channel: Channel) -> bool {
-        self.lanes.get(&channel).is_some_and(|lane| !lane.is_idle())
+        self.windows.get(&channel).is_some_and(|window| !window.is_idle())
     }
 
     /// Whether anything is in flight at all.
     pub fn any_in_flight(&self) -> bool {
-        self.lanes.values().any(|lane| !lane.is_idle())
+        self.windows.values().any(|window| !window.is_idle())
     }
 
     /// How many connections are neither adopted nor given back.
     pub fn unsettled(&self) -> usize {
-        self.waiting() + self.lanes.values().map(Lane::in_flight).sum::<usize>()
+        self.waiting() + self.windows.values().map(Window::in_flight).sum::<usize>()
     }
 
     /// How many connections are not sent yet.
@@ -390,46 +383,50 @@ impl<C> Dispatch<C> {
 
     /// Counters of each slot.
     pub fn slot_stats(&self) -> impl Iterator<Item = SlotStats> {
-        self.slots.iter().map(Slot::stats)
+        let slots = self.slots.iter().zip(self.table.all_serving());
+        slots.map(|(slot, serving)| slot.stats(serving))
     }
 
     fn slot_count(&self) -> u32 {
-        u32_len(&self.slots)
+        self.table.len()
+    }
+
+    /// Makes room for other slots. What is in flight counts where its client belongs then.
+    fn resize(&mut self, slots: usize) {
+        self.ready.clear();
+        self.slots.truncate(slots);
+        self.slots.resize_with(slots, Slot::new);
+        for slot in &mut self.slots {
+            slot.in_flight = 0;
+            slot.ready = false;
+        }
+        let count = self.table.len();
+        for sent in self.windows.values_mut().flat_map(Window::iter_mut) {
+            sent.slot = hash::slot(sent.waiting.client, count).unwrap_or(0);
+            if let Some(slot) = self.slots.get_mut(sent.slot as usize) {
+                slot.in_flight += 1;
+            }
+        }
     }
 
     /// The queues that nobody serves, which are not empty, and since when.
     fn starving(&mut self) -> impl Iterator<Item = (&mut VecDeque<Waiting<C>>, Option<Instant>)> {
-        let slots = self.slots.iter_mut().filter(|slot| slot.serving.is_none());
-        let slots = slots.map(|slot| (&mut slot.waiting, slot.empty_since));
-        slots.chain([(&mut self.unslotted, None)]).filter(|(queue, _)| !queue.is_empty())
+        let Self { table, slots, unslotted, .. } = self;
+        let slots = (0..).zip(slots).filter(|&(index, _)| table.serving(index).is_none());
+        let slots = slots.map(|(index, slot)| (&mut slot.waiting, table.empty_since(index)));
+        slots.chain([(unslotted, None)]).filter(|(queue, _)| !queue.is_empty())
     }
 
-    fn choose_servers(&mut self, now: Instant) {
+    /// Slots may be served now that were not.
+    fn mark_all_ready(&mut self) {
         for slot in 0..self.slot_count() {
-            self.choose_server(slot, now);
-        }
-    }
-
-    fn choose_server(&mut self, index: u32, now: Instant) {
-        let slot = &mut self.slots[index as usize];
-        let alive = |channel: &Channel| self.lanes.contains_key(channel);
-        let before = slot.serving;
-        slot.serving = match slot.entry {
-            Entry::Empty => None,
-            Entry::Worker(channel) if alive(&channel) => Some(channel),
-            Entry::Worker(_) | Entry::Pending => before.filter(alive),
-        };
-        if slot.serving.is_none() && before.is_some() {
-            slot.empty_since = Some(now);
-        }
-        if slot.serving != before {
-            self.mark_ready(index);
+            self.mark_ready(slot);
         }
     }
 
     fn mark_ready(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
-        if !slot.ready && !slot.waiting.is_empty() && slot.serving.is_some() {
+        if !slot.ready && !slot.waiting.is_empty() && self.table.serving(index).is_some() {
             slot.ready = true;
             self.ready.push_back(index);
         }
@@ -437,14 +434,14 @@ impl<C> Dispatch<C> {
 
     /// Lets the slots of a channel that was full, blocked or paused be offered again.
     fn resume(&mut self, channel: Channel) {
-        let Some(lane) = self.lanes.get_mut(&channel) else {
+        let Some(window) = self.windows.get_mut(&channel) else {
             return;
         };
-        if !std::mem::take(&mut lane.stalled) {
+        if !std::mem::take(&mut window.stalled) {
             return;
         }
         for slot in 0..self.slot_count() {
-            if self.slots[slot as usize].serving == Some(channel) {
+            if self.table.serving(slot) == Some(channel) {
                 self.mark_ready(slot);
             }
         }
@@ -456,9 +453,9 @@ impl<C> Dispatch<C> {
         }
     }
 
-    fn requeue(&mut self, flying: Flying<C>, now: Instant) {
-        self.settle(flying.slot);
-        let waiting = Waiting { since: now, ..flying.waiting };
+    fn requeue(&mut self, sent: InFlight<C>, now: Instant) {
+        self.settle(sent.slot);
+        let waiting = Waiting { since: now, ..sent.waiting };
         self.queue(waiting, VecDeque::push_front);
     }
 
@@ -471,9 +468,4 @@ impl<C> Dispatch<C> {
             None => put(&mut self.unslotted, waiting),
         }
     }
-}
-
-/// Tables are far shorter than 2^32 slots; the binding refuses longer ones.
-fn u32_len<T>(slice: &[T]) -> u32 {
-    u32::try_from(slice.len()).unwrap_or(u32::MAX)
 }

@@ -1,5 +1,5 @@
-//! The primary's end of a worker's channel: sends connections, reads what became of them. Called under the
-//! balancer's lock; what it has to wait for, [`attend`](super::attend) waits for.
+//! The primary's end of a channel to a worker: writes what goes to it, reads what it answers. Called under the
+//! balancer's lock; what has to be waited for, [`channel_watch`](super::channel_watch) waits for.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use tokio::sync::Notify;
 
 use super::answers::{Answer, AnswerReader, Fault};
+use crate::channel::frame::Frame;
 use crate::channel::passing;
 use crate::sys::socket;
 
@@ -52,8 +53,8 @@ pub enum End {
     Broken,
 }
 
-/// A channel's socket.
-pub struct Line {
+/// A channel.
+pub struct WorkerChannel {
     socket: Arc<OwnedFd>,
     answers: AnswerReader,
     /// Says that the socket is full.
@@ -61,7 +62,7 @@ pub struct Line {
     end: Option<End>,
 }
 
-impl Line {
+impl WorkerChannel {
     /// The primary's end of a channel on this socket.
     pub fn new(socket: OwnedFd) -> Self {
         Self {
@@ -102,6 +103,16 @@ impl Line {
             Vec::new()
         };
         let sent = passing::deliver(self.socket.as_fd(), first, &fds, &sources);
+        self.outcome(sent)
+    }
+
+    /// Says something, with these descriptors.
+    pub fn say(&mut self, frame: Frame, fds: &[BorrowedFd<'_>]) -> Sent {
+        let sent = passing::give(self.socket.as_fd(), frame, fds);
+        self.outcome(sent)
+    }
+
+    fn outcome(&mut self, sent: io::Result<()>) -> Sent {
         let Err(error) = sent else { return Sent::Yes };
         if error.kind() == io::ErrorKind::WouldBlock {
             self.full.notify_one();
@@ -169,36 +180,36 @@ mod tests {
     #[test]
     fn what_was_said_before_the_end_is_read_first() {
         let (near, far) = socket::pair().unwrap();
-        let mut line = Line::new(near);
-        assert_eq!((line.read(), line.greeted(), line.end()), (vec![], false, None));
+        let mut channel = WorkerChannel::new(near);
+        assert_eq!((channel.read(), channel.greeted(), channel.end()), (vec![], false, None));
         said(&far, &Frame::Hello { version: VERSION }.encode());
         said(&far, &Frame::Adopted { through: 0, delay: 7 }.encode());
         drop(far);
         let adopted = Answer::Adopted { through: 0, delay: Duration::from_micros(7) };
-        assert_eq!((line.read(), line.end()), (vec![Answer::Hello, adopted], None));
-        assert_eq!((line.read(), line.end()), (vec![], Some(End::Closed)));
+        assert_eq!((channel.read(), channel.end()), (vec![Answer::Hello, adopted], None));
+        assert_eq!((channel.read(), channel.end()), (vec![], Some(End::Closed)));
     }
 
     #[test]
     fn an_end_in_the_middle_of_a_word_is_an_end() {
         let (near, far) = socket::pair().unwrap();
-        let mut line = Line::new(near);
+        let mut channel = WorkerChannel::new(near);
         said(&far, &Frame::Hello { version: VERSION }.encode()[..5]);
-        assert_eq!((line.read(), line.end()), (vec![], None));
+        assert_eq!((channel.read(), channel.end()), (vec![], None));
         said(&far, &[0]);
         drop(far);
-        assert_eq!((line.read(), line.end()), (vec![], Some(End::Closed)));
+        assert_eq!((channel.read(), channel.end()), (vec![], Some(End::Closed)));
     }
 
     #[test]
     fn nothing_counts_after_nonsense() {
         let (near, far) = socket::pair().unwrap();
-        let mut line = Line::new(near);
+        let mut channel = WorkerChannel::new(near);
         said(&far, &[0xff; 16]);
         said(&far, &Frame::Hello { version: VERSION }.encode());
         let fault = Some(End::Fault(Fault::Garbage));
-        assert_eq!((line.read(), line.end()), (vec![], fault));
-        line.give_up(End::Broken);
-        assert_eq!((line.read(), line.end()), (vec![], fault));
+        assert_eq!((channel.read(), channel.end()), (vec![], fault));
+        channel.give_up(End::Broken);
+        assert_eq!((channel.read(), channel.end()), (vec![], fault));
     }
 }

@@ -18,6 +18,8 @@ pub enum Answer {
     },
     /// As [`Frame::Returned`].
     Returned(u64, u16),
+    /// As [`Frame::Released`].
+    Released(u32),
 }
 
 /// It said what cannot be. Nothing after that means anything.
@@ -60,6 +62,7 @@ impl AnswerReader {
                 Answer::Adopted { through, delay: Duration::from_micros(delay.into()) }
             }
             Frame::Returned { first, count } if self.greeted => Answer::Returned(first, count),
+            Frame::Released { slot } if self.greeted => Answer::Released(slot),
             _ => return Err(Fault::Garbage),
         };
         Ok(Some(answer))
@@ -86,9 +89,10 @@ mod tests {
     #[test]
     fn a_worker_says_hello_and_then_what_became_of_connections() {
         let adopted = Frame::Adopted { through: 3, delay: 5000 };
-        let frames = [HELLO, adopted, Frame::Returned { first: 4, count: 2 }];
+        let returned = Frame::Returned { first: 4, count: 2 };
+        let frames = [HELLO, adopted, returned, Frame::Released { slot: 1 }];
         let adopted = Answer::Adopted { through: 3, delay: Duration::from_millis(5) };
-        let answers = [Answer::Hello, adopted, Answer::Returned(4, 2)];
+        let answers = [Answer::Hello, adopted, Answer::Returned(4, 2), Answer::Released(1)];
         assert_eq!(read(&frames), Ok(answers.to_vec()));
     }
 

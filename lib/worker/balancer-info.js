@@ -1,13 +1,13 @@
 'use strict'
 
-// What a worker knows of one balancer that feeds it.
+// What a worker knows of one balancer whose connections it takes.
 
 const debug = require('../debug')
 const native = require('../../native')
 
 /** @typedef {import('../messages').Identity} Identity */
 
-class Feed {
+class BalancerInfo {
   /** How many slots the balancer has; unknown at first. */
   #slots = 0
   /** @type {number[]} those that this worker serves */
@@ -77,4 +77,4 @@ class Feed {
   }
 }
 
-module.exports = { Feed }
+module.exports = { BalancerInfo }

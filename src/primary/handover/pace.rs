@@ -10,6 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::primary::workers::latency::{AckLatency, averaged};
+
 /// Workers that have something else to do now and then take so long.
 const QUICK: Duration = Duration::from_micros(150);
 
@@ -20,39 +22,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(1);
 /// Connections that must be expected in a pause. Its end is one more time of waking up.
 const WORTHWHILE: u32 = 2;
 
-/// Acknowledgements over which the delay of a worker is averaged, and turns over which the gap between
-/// connections is.
-const AVERAGED: u32 = 16;
-
 /// The longest gap that counts, so that a rush after a silence is soon known for one.
 const MAX_GAP: Duration = Duration::from_millis(10);
-
-/// How quick a worker is.
-#[derive(Debug, Default)]
-pub struct Promptness {
-    /// Since when it owes an acknowledgement, as far as is known.
-    owing: Option<Instant>,
-    /// How long it took lately to acknowledge what it was sent.
-    delay: Duration,
-}
-
-impl Promptness {
-    /// For how long it has owed an acknowledgement, as far as is known. Zero: only since `now`, or later.
-    pub fn owes_for(&self, now: Instant) -> Option<Duration> {
-        self.owing.map(|since| now.saturating_duration_since(since))
-    }
-
-    /// It was sent something.
-    pub fn sent(&mut self, now: Instant) {
-        self.owing.get_or_insert(now);
-    }
-
-    /// It has acknowledged something, and owes more since then.
-    pub fn acknowledged(&mut self, delay: Duration, more: Option<Instant>) {
-        self.delay = averaged(self.delay, delay);
-        self.owing = more;
-    }
-}
 
 /// How closely connections follow each other.
 #[derive(Debug)]
@@ -78,14 +49,10 @@ impl Arrivals {
 }
 
 /// How long to leave new connections alone.
-pub fn pause<'a>(arrivals: &Arrivals, workers: impl Iterator<Item = &'a Promptness>) -> Duration {
-    let quickest = workers.map(|worker| worker.delay).min().unwrap_or_default();
+pub fn pause<'a>(arrivals: &Arrivals, workers: impl Iterator<Item = &'a AckLatency>) -> Duration {
+    let quickest = workers.map(AckLatency::average).min().unwrap_or_default();
     let pause = (quickest.saturating_sub(QUICK) * PAUSE_FACTOR).min(MAX_PAUSE);
     if pause < arrivals.gap * WORTHWHILE { Duration::ZERO } else { pause }
-}
-
-fn averaged(average: Duration, latest: Duration) -> Duration {
-    (average * (AVERAGED - 1) + latest) / AVERAGED
 }
 
 #[cfg(test)]
@@ -93,8 +60,8 @@ mod tests {
     use super::*;
 
     /// A worker that always took so long.
-    fn worker(micros: u64) -> Promptness {
-        let mut worker = Promptness::default();
+    fn worker(micros: u64) -> AckLatency {
+        let mut worker = AckLatency::default();
         for _ in 0..200 {
             worker.acknowledged(Duration::from_micros(micros), None);
         }
@@ -149,22 +116,5 @@ mod tests {
         let mut liar = worker(100);
         liar.acknowledged(Duration::from_micros(u32::MAX.into()), None);
         assert_eq!(pause(&arrivals(50), [liar].iter()), MAX_PAUSE);
-    }
-
-    #[test]
-    fn a_worker_owes_what_it_was_sent_before() {
-        let mut worker = Promptness::default();
-        let now = Instant::now();
-        let later = now + Duration::from_millis(1);
-        assert_eq!(worker.owes_for(later), None);
-        worker.sent(now);
-        worker.sent(later);
-        assert_eq!(worker.owes_for(now), Some(Duration::ZERO));
-        assert_eq!(worker.owes_for(later), Some(Duration::from_millis(1)));
-        worker.acknowledged(Duration::ZERO, Some(later));
-        assert_eq!(worker.owes_for(later), Some(Duration::ZERO));
-        assert_eq!(worker.owes_for(now), Some(Duration::ZERO));
-        worker.acknowledged(Duration::ZERO, None);
-        assert_eq!(worker.owes_for(later + Duration::from_secs(1)), None);
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::deliver::End;
+use super::channel::End;
 use crate::sys::readiness;
 
 /// How long a worker may take from being offered a channel to its hello. A worker that starts up
@@ -35,26 +35,26 @@ pub enum Stage {
 }
 
 /// A channel that was just made, watched from now on.
-pub struct Attended {
+pub struct ChannelWatch {
     greeting: AsyncFd<Arc<OwnedFd>>,
     full: Arc<Notify>,
 }
 
-impl Attended {
+impl ChannelWatch {
     /// Must be called on the runtime.
     pub fn new(socket: Arc<OwnedFd>, full: Arc<Notify>) -> io::Result<Self> {
         Ok(Self { greeting: readiness::register(socket, Interest::READABLE)?, full })
     }
 
-    /// Waits until the channel has ended. `listen` reads what was said, and says what it came to; `room`
+    /// Waits until the channel has ended. `read` reads what was said, and says what it came to; `room`
     /// is called when there is room again.
-    pub async fn run(self, mut listen: impl FnMut() -> Stage, mut room: impl FnMut()) -> End {
+    pub async fn run(self, mut read: impl FnMut() -> Stage, mut room: impl FnMut()) -> End {
         let Self { greeting, full } = self;
         let hello_by = tokio::time::sleep(HELLO_TIME);
         tokio::pin!(hello_by);
         let greeted = loop {
             tokio::select! {
-                () = &mut hello_by => match listen() {
+                () = &mut hello_by => match read() {
                     Stage::Offered => return End::Silent,
                     // In the last moment.
                     Stage::Open => break greeting,
@@ -64,7 +64,7 @@ impl Attended {
                     let Ok(mut ready) = ready else { return End::Broken };
                     // First, so that nothing that comes meanwhile is missed.
                     ready.clear_ready();
-                    match listen() {
+                    match read() {
                         Stage::Offered => {}
                         Stage::Open => break greeting,
                         Stage::Ended(end) => return end,
@@ -85,7 +85,7 @@ impl Attended {
                 ready = ending.readable() => {
                     let Ok(mut ready) = ready else { return End::Broken };
                     ready.clear_ready();
-                    if let Stage::Ended(end) = listen() {
+                    if let Stage::Ended(end) = read() {
                         return end;
                     }
                 }

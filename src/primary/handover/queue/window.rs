@@ -1,4 +1,4 @@
-//! A channel that has shaken hands, and what is in flight on it.
+//! The window of a channel: what was sent on it and is not adopted yet.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -7,17 +7,17 @@ use super::slot::Waiting;
 
 /// A connection that was sent and not yet adopted.
 #[derive(Debug)]
-pub(super) struct Flying<C> {
+pub(super) struct InFlight<C> {
     pub slot: u32,
     pub waiting: Waiting<C>,
 }
 
 #[derive(Debug)]
-pub(super) struct Lane<C> {
+pub(super) struct Window<C> {
     /// The sequence number of the first in flight.
     first: u64,
     /// In the order of their numbers. `None`: came back already.
-    in_flight: VecDeque<Option<Flying<C>>>,
+    in_flight: VecDeque<Option<InFlight<C>>>,
     /// Whether a slot could not be offered for lack of room here.
     pub stalled: bool,
     /// The socket is full.
@@ -30,7 +30,7 @@ pub(super) struct Lane<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation;
 
-impl<C> Lane<C> {
+impl<C> Window<C> {
     pub fn new() -> Self {
         Self {
             first: 0,
@@ -54,12 +54,12 @@ impl<C> Lane<C> {
         self.first + self.in_flight.len() as u64
     }
 
-    pub fn sent(&mut self, flying: Flying<C>) {
-        self.in_flight.push_back(Some(flying));
+    pub fn push(&mut self, sent: InFlight<C>) {
+        self.in_flight.push_back(Some(sent));
     }
 
     /// Takes out all up to and including the number `through`.
-    pub fn adopted(&mut self, through: u64) -> Result<Vec<Flying<C>>, Violation> {
+    pub fn adopted(&mut self, through: u64) -> Result<Vec<InFlight<C>>, Violation> {
         let end = self.index(through)? + 1;
         let taken = self.in_flight.drain(..end).flatten().collect();
         self.first += end as u64;
@@ -68,7 +68,7 @@ impl<C> Lane<C> {
     }
 
     /// Takes out `count` from the number `first` on.
-    pub fn returned(&mut self, first: u64, count: u16) -> Result<Vec<Flying<C>>, Violation> {
+    pub fn returned(&mut self, first: u64, count: u16) -> Result<Vec<InFlight<C>>, Violation> {
         let from = self.index(first)?;
         let to = from + usize::from(count);
         if to > self.in_flight.len() {
@@ -88,12 +88,12 @@ impl<C> Lane<C> {
         self.in_flight.is_empty()
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flying<C>> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut InFlight<C>> {
         self.in_flight.iter_mut().flatten()
     }
 
     /// All in flight, when the channel has ended.
-    pub fn into_in_flight(self) -> impl DoubleEndedIterator<Item = Flying<C>> {
+    pub fn into_in_flight(self) -> impl DoubleEndedIterator<Item = InFlight<C>> {
         self.in_flight.into_iter().flatten()
     }
 

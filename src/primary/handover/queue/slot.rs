@@ -1,21 +1,10 @@
-//! A place in the manager's table, and the connections that wait in it.
+//! The connections of a slot that no worker has taken over yet.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Channel;
 use crate::client::hash::ClientHash;
-
-/// What a slot of the manager's table holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// No worker.
-    Empty,
-    /// A worker that has no channel yet.
-    Pending,
-    /// A worker with this channel, which may still have to shake hands.
-    Worker(Channel),
-}
+use crate::primary::workers::table::Channel;
 
 /// Counters of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,12 +38,6 @@ impl<C> Waiting<C> {
 
 #[derive(Debug)]
 pub(super) struct Slot<C> {
-    pub entry: Entry,
-    /// The channel that gets the slot's connections: the entry's, or an older one's until that has
-    /// shaken hands.
-    pub serving: Option<Channel>,
-    /// When it lost its last worker; `None` if it never had one.
-    pub empty_since: Option<Instant>,
     pub waiting: VecDeque<Waiting<C>>,
     pub in_flight: usize,
     pub adopted: u64,
@@ -64,15 +47,7 @@ pub(super) struct Slot<C> {
 
 impl<C> Slot<C> {
     pub fn new() -> Self {
-        Self {
-            entry: Entry::Empty,
-            serving: None,
-            empty_since: None,
-            waiting: VecDeque::new(),
-            in_flight: 0,
-            adopted: 0,
-            ready: false,
-        }
+        Self { waiting: VecDeque::new(), in_flight: 0, adopted: 0, ready: false }
     }
 
     /// How many are not adopted yet.
@@ -80,9 +55,9 @@ impl<C> Slot<C> {
         self.waiting.len() + self.in_flight
     }
 
-    pub fn stats(&self) -> SlotStats {
+    pub fn stats(&self, serving: Option<Channel>) -> SlotStats {
         SlotStats {
-            serving: self.serving,
+            serving,
             waiting: self.waiting.len(),
             in_flight: self.in_flight,
             adopted: self.adopted,

@@ -16,9 +16,9 @@ use mio::{Events, Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
-use super::deliver::Connection;
 use crate::client::hash::ClientHash;
 use crate::client::identify::{Identifier, Look, Stage};
+use crate::primary::workers::channel::Connection;
 use crate::sys::socket::Accepted;
 
 /// Most heads are shorter, and what follows them need not be copied.
@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_millis(10);
 const REST_DOUBLINGS: u8 = 4;
 
 /// How many go on by what is known of them when there are no descriptors left.
-const HURRIED: usize = 64;
+const GIVEN_UP: usize = 64;
 
 /// How far and how long to look.
 #[derive(Clone, Copy, Debug)]
@@ -161,8 +161,8 @@ impl Identify {
     }
 
     /// Looks for the last time at those that wait longest.
-    pub fn hurry(&mut self, now: Instant) -> Vec<Outcome> {
-        let oldest: Vec<_> = self.entries.keys().copied().take(HURRIED).collect();
+    pub fn give_up_oldest(&mut self, now: Instant) -> Vec<Outcome> {
+        let oldest: Vec<_> = self.entries.keys().copied().take(GIVEN_UP).collect();
         oldest.into_iter().filter_map(|number| self.look_at(number, true, now)).collect()
     }
 
@@ -315,7 +315,7 @@ mod tests {
     fn identify() -> (Poll, Identify) {
         let poll = Poll::new().unwrap();
         let rules = Identifier {
-            hasher: ClientHasher::new(b"a key for tests!", Ipv6Prefix::FULL),
+            hasher: ClientHasher::new(*b"test key", Ipv6Prefix::FULL),
             header: Some(NamingHeader::new("x-forwarded-for")),
             trust: Trust::All,
             proxy_protocol: false,
@@ -371,8 +371,8 @@ mod tests {
     fn guarantee_8_bounded_the_longest_waiting_go_on_when_told() {
         let now = Instant::now();
         let (_poll, mut identify) = identify();
-        let clients: Vec<_> = (0..=HURRIED).map(|_| connect(&mut identify, now)).collect();
-        assert_eq!(identify.hurry(now).len(), HURRIED);
+        let clients: Vec<_> = (0..=GIVEN_UP).map(|_| connect(&mut identify, now)).collect();
+        assert_eq!(identify.give_up_oldest(now).len(), GIVEN_UP);
         assert_eq!(identify.len(), 1);
         assert_eq!(identify.clear().len(), 1);
         drop(clients);

@@ -1,0 +1,128 @@
+//! What workers answer: read before pauses, by the clock, and when somebody wants to know what is so.
+
+use std::time::{Duration, Instant};
+
+use super::HandOver;
+use super::deliver::EXHAUSTED_PAUSE;
+use crate::primary::report::Report;
+use crate::primary::workers::answers::{Answer, Fault};
+use crate::primary::workers::channel::End;
+use crate::primary::workers::channel_watch::Stage;
+use crate::primary::workers::channels::{Channels, OpenChannel};
+use crate::primary::workers::table::Channel;
+
+/// When there is no pause, the clock reads acknowledgements: soon, as the end of a connection waits for our copy of
+/// it, and seldom, as each time wakes the thread.
+const READ_INTERVAL: Duration = Duration::from_millis(8);
+
+/// The same when others wait behind what is not acknowledged. The longer it is not, the less often.
+const URGENT_READ_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How often workers are listened to that owe no acknowledgement. What they say then is wrong, or that they accept
+/// from a socket no more.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl HandOver {
+    /// When acknowledgements are read next, while any are owed.
+    pub(super) fn read_after(&self, channels: &Channels, now: Instant) -> Option<Instant> {
+        // A worker that is gone says nothing more.
+        if channels.is_empty() || !self.queue.any_in_flight() {
+            return None;
+        }
+        let mut interval = READ_INTERVAL;
+        if self.queue.waiting() > 0 {
+            let owed = channels.iter().filter_map(|(_, open)| open.latency.owes_for(now));
+            let latest = owed.min().unwrap_or_default();
+            interval = latest.clamp(URGENT_READ_INTERVAL, READ_INTERVAL);
+        }
+        Some(now + interval)
+    }
+
+    /// Reads the answers of workers that owe acknowledgements, because it is time to.
+    pub(super) fn read_acks_on_time(&mut self, channels: &mut Channels, now: Instant) {
+        self.read_owed_acks(channels, now);
+        self.next_read = self.read_after(channels, now);
+    }
+
+    /// Reads the answers of workers that owe acknowledgements.
+    pub fn read_owed_acks(&mut self, channels: &mut Channels, now: Instant) {
+        self.read_answers(channels, now, |open| {
+            open.latency.owes_for(now).is_some_and(|owed| !owed.is_zero())
+        });
+    }
+
+    /// Reads the answers of all workers that have shaken hands. (A hello is for whoever waits for it.)
+    pub fn audit(&mut self, channels: &mut Channels, now: Instant) {
+        self.read_answers(channels, now, |open| open.channel.greeted());
+        self.next_audit = now + AUDIT_INTERVAL;
+    }
+
+    /// Something may have been said on a channel, or it has ended.
+    pub fn on_readable(&mut self, channel: Channel, channels: &mut Channels) -> Stage {
+        // To its end: what is left over wakes nobody again.
+        while self.read_channel(channel, channels, Instant::now()) {}
+        channels.get(channel).map_or(Stage::Ended(End::Closed), |open| {
+            match (open.channel.end(), open.channel.greeted()) {
+                (Some(end), _) => Stage::Ended(end),
+                (None, true) => Stage::Open,
+                (None, false) => Stage::Offered,
+            }
+        })
+    }
+
+    /// A channel that was full has room.
+    pub fn on_room(&mut self, channel: Channel) {
+        self.queue.unblock(channel);
+    }
+
+    fn read_answers(
+        &mut self,
+        channels: &mut Channels,
+        now: Instant,
+        which: impl Fn(&OpenChannel) -> bool,
+    ) {
+        let some = channels.iter().filter(|(_, open)| which(open));
+        let some: Vec<Channel> = some.map(|(channel, _)| channel).collect();
+        for channel in some {
+            self.read_channel(channel, channels, now);
+        }
+    }
+
+    /// Follows what a worker has said, or some of it. Returns whether it had said anything.
+    fn read_channel(&mut self, channel: Channel, channels: &mut Channels, now: Instant) -> bool {
+        let Some(open) = channels.get_mut(channel) else { return false };
+        let said = open.channel.read();
+        if said.is_empty() {
+            return false;
+        }
+        for answer in said {
+            let valid = match answer {
+                Answer::Hello => {
+                    self.queue.attach(channel, now);
+                    self.effects.reports.push(Report::Opened(channel));
+                    Ok(())
+                }
+                Answer::Adopted { through, delay } => {
+                    let adopted = self.queue.adopted(channel, through);
+                    let more = self.queue.is_in_flight(channel).then_some(now);
+                    open.latency.acknowledged(delay, more);
+                    adopted.map(|adopted| self.effects.taken.extend(adopted))
+                }
+                Answer::Returned(first, count) => {
+                    // The worker has no descriptors: at once it would have none again.
+                    self.queue.pause(channel, now + EXHAUSTED_PAUSE);
+                    self.queue.returned(channel, first, count, now)
+                }
+                Answer::Released(slot) => {
+                    self.effects.released.push((channel, slot));
+                    Ok(())
+                }
+            };
+            if valid.is_err() {
+                open.channel.give_up(End::Fault(Fault::Garbage));
+                break;
+            }
+        }
+        true
+    }
+}

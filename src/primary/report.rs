@@ -1,0 +1,39 @@
+//! What a balancer tells: what happened, and its counters.
+
+use super::handover::queue::{SlotStats, Totals};
+use super::workers::channel::End;
+use super::workers::table::Channel;
+
+/// What JavaScript is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Connections wait where there is no worker: look at the table again.
+    Starving,
+    /// The worker of this channel has shaken hands.
+    Opened(Channel),
+    /// This channel is at its end.
+    Ended(Channel, End),
+    /// After [`Balancer::close`](super::balancer::Balancer::close): nothing waits any more, all channels are closed.
+    Settled,
+}
+
+/// Counters of a balancer.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Connections that came in.
+    pub accepted: u64,
+    /// Connections answered with 502 or 503, or closed for lack of descriptors.
+    pub refused: u64,
+    /// Connections whose client left before a worker took them.
+    pub gone: u64,
+    /// Connections closed for want of a PROXY header.
+    pub rejected: u64,
+    /// Connections whose client is not known yet.
+    pub identifying: usize,
+    /// Sent, sent again, adopted.
+    pub totals: Totals,
+    /// Connections neither sent nor refused yet.
+    pub waiting: usize,
+    /// The same for each slot.
+    pub slots: Vec<SlotStats>,
+}

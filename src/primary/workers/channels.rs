@@ -1,0 +1,98 @@
+//! The channels to all workers, with what is known of the worker behind each.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+use tokio::task::AbortHandle;
+
+use super::channel::{Sent, WorkerChannel};
+use super::latency::AckLatency;
+use super::table::Channel;
+use crate::channel::frame::Frame;
+use crate::sys::page::Page;
+
+/// A channel, and the worker behind it.
+pub struct OpenChannel {
+    /// The channel.
+    pub channel: WorkerChannel,
+    /// How quick the worker is.
+    pub latency: AckLatency,
+    /// Where the worker counts what it accepts itself, once it was lent a socket to accept from.
+    counters: Option<Page>,
+    watching: AbortHandle,
+}
+
+impl OpenChannel {
+    /// Lends the worker the listening socket of a slot.
+    pub fn lend(&mut self, slot: u32, socket: BorrowedFd<'_>, backlog: i32) -> Sent {
+        if self.counters.is_none() {
+            self.counters = Page::new().ok();
+        }
+        // No descriptors, or no memory.
+        let Some(counters) = &self.counters else { return Sent::Exhausted };
+        let frame = Frame::Listen { slot, backlog: u32::try_from(backlog).unwrap_or(0) };
+        self.channel.say(frame, &[socket, counters.as_fd()])
+    }
+
+    /// How many connections of a slot the worker has accepted itself.
+    pub fn accepted(&self, slot: u32) -> u64 {
+        let counters = self.counters.as_ref();
+        counters.map_or(0, |page| page.counter(slot as usize).load(Ordering::Relaxed))
+    }
+}
+
+/// All channels that were offered to workers and have not ended.
+#[derive(Default)]
+pub struct Channels {
+    channels: BTreeMap<Channel, OpenChannel>,
+    last: Channel,
+}
+
+impl Channels {
+    /// Takes in a channel that was offered to a worker, and has `watch` watch it.
+    pub fn add(
+        &mut self,
+        channel: WorkerChannel,
+        watch: impl FnOnce(Channel) -> AbortHandle,
+    ) -> Channel {
+        self.last += 1;
+        let watching = watch(self.last);
+        let latency = AckLatency::default();
+        let open = OpenChannel { channel, latency, counters: None, watching };
+        self.channels.insert(self.last, open);
+        self.last
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// One of them, unless it has ended.
+    pub fn get(&self, channel: Channel) -> Option<&OpenChannel> {
+        self.channels.get(&channel)
+    }
+
+    /// The same, to write on.
+    pub fn get_mut(&mut self, channel: Channel) -> Option<&mut OpenChannel> {
+        self.channels.get_mut(&channel)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Channel, &OpenChannel)> {
+        self.channels.iter().map(|(&channel, open)| (channel, open))
+    }
+
+    /// It has ended.
+    pub fn remove(&mut self, channel: Channel) {
+        self.channels.remove(&channel);
+    }
+
+    /// Ends all of them.
+    pub fn close(&mut self) {
+        for open in std::mem::take(&mut self.channels).into_values() {
+            open.watching.abort();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Counters that one process writes and another reads, whenever it likes and after the writer's death: memory that
+//! both map.
+
+use std::io;
+use std::mem;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::stat::fstat;
+
+/// Counters in a page.
+pub const COUNTERS: usize = 256;
+
+const LENGTH: usize = COUNTERS * mem::size_of::<AtomicU64>();
+
+/// The memory, mapped. It can neither shrink nor grow.
+pub struct Page {
+    file: OwnedFd,
+    memory: NonNull<AtomicU64>,
+}
+
+// SAFETY: all that is given out are references to atomics, which live as long as the page.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// A new one, all zeroes.
+    #[cfg(target_os = "linux")]
+    pub fn new() -> io::Result<Self> {
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = memfd_create(c"sticky-listen", flags)?;
+        nix::unistd::ftruncate(&file, i64::try_from(LENGTH).unwrap_or(i64::MAX))?;
+        // A file that its other holder cuts off would kill whoever reads the page.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(file)
+    }
+
+    /// Where no such memory exists.
+    #[cfg(not(target_os = "linux"))]
+    pub fn new() -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The one that another process made.
+    pub fn map(file: OwnedFd) -> io::Result<Self> {
+        if usize::try_from(fstat(&file)?.st_size).is_ok_and(|size| size < LENGTH) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let length = const { NonZeroUsize::new(LENGTH).unwrap() };
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the system chooses; the file was made with this length and sealed.
+        let memory = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }?;
+        Ok(Self { file, memory: memory.cast() })
+    }
+
+    /// A counter.
+    ///
+    /// # Panics
+    /// Beyond [`COUNTERS`].
+    pub fn counter(&self, index: usize) -> &AtomicU64 {
+        assert!(index < COUNTERS, "a page holds {COUNTERS} counters");
+        // SAFETY: within the mapping, which is aligned to pages, and lives until the page is dropped. Every bit
+        // pattern is a number, whatever the other process writes.
+        unsafe { self.memory.add(index).as_ref() }
+    }
+}
+
+impl AsFd for Page {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length, and no reference outlives the page.
+        let _ = unsafe { munmap(self.memory.cast(), LENGTH) };
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[test]
+    fn what_one_side_counts_the_other_reads() {
+        let page = Page::new().unwrap();
+        let other = Page::map(page.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        other.counter(COUNTERS - 1).fetch_add(7, Relaxed);
+        drop(other);
+        assert_eq!(page.counter(COUNTERS - 1).load(Relaxed), 7);
+        assert_eq!(page.counter(0).load(Relaxed), 0);
+    }
+
+    #[test]
+    fn nobody_can_cut_it_off() {
+        let page = Page::new().unwrap();
+        assert!(nix::unistd::ftruncate(&page, 0).is_err());
+    }
+
+    #[test]
+    fn another_file_is_no_page() {
+        let (file, _) = nix::unistd::pipe().unwrap();
+        assert!(Page::map(file).is_err());
+    }
+}

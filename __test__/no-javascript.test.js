@@ -11,6 +11,7 @@ const { test } = require('node:test')
 const { loopback, parallel, request, until } = require('./support/client')
 const { directory } = require('./support/places')
 const { fdCount, settledFdCount, start } = require('./support/process')
+const { kernelSteers } = require('./support/steering')
 const { has } = require('./support/tools')
 
 const CONNECTIONS = 200
@@ -52,8 +53,12 @@ test('no connection is handled in JavaScript in the primary', async (t) => {
     .filter(Boolean)
     .map(([, thread, name, rest]) => ({ thread: threads.get(thread), name, rest }))
   const accepted = calls.filter(({ name, rest }) => name === 'accept4' && !rest.includes('EAGAIN'))
-  assert.equal(accepted.length, CONNECTIONS)
   const passed = calls.filter(({ name, rest }) => name === 'sendmsg' && rest.includes('SCM_RIGHTS'))
+  if (kernelSteers) {
+    assert.deepEqual([accepted, passed], [[], []], 'the primary sees no connection')
+    return
+  }
+  assert.equal(accepted.length, CONNECTIONS)
   assert.ok(passed.length > 0)
   for (const { thread, name } of [...accepted, ...passed]) assert.equal(thread, 'sticky-listen', name)
   // What JavaScript does meanwhile is to talk to this test: no descriptors opened or closed.

@@ -248,7 +248,7 @@ async function run() {
   fs.writeFileSync(path.join(out, 'results.json'), `${JSON.stringify(result, null, 2)}\n`)
   const text = report(result, workloads, present)
   fs.writeFileSync(path.join(out, 'results.md'), `${text}\n`)
-  await plot(result, workloads, out)
+  await plot(result, workloads, present, out)
   console.log(text)
 }
 

@@ -5,7 +5,7 @@ const { WORKERS } = require('./environment')
 
 /**
  * Tells the driver which processes do what, and ends when the driver does.
- * @param {number} front the process that takes connections in, with all its children but the backs
+ * @param {number} front the primary or proxy, with all its children but the backs
  * @param {number[]} backs the workers
  */
 function announce(front, backs) {

@@ -1,13 +1,19 @@
 'use strict'
 
-// sticky-listen, this or the original: the two calls are the same. Arguments: the package, and
-// --behind-proxy.
+// sticky-listen, this or the original: the two calls are the same. Arguments: the package, and flags with the names of
+// options of its balancer. Only what is given is passed on: the original does not know every option.
 
+const { parseArgs } = require('node:util')
 const { PORT } = require('./environment')
 const { startWorkers } = require('./workers')
 
-const [name, flag] = process.argv.slice(2)
+const {
+  positionals: [name],
+  values: options,
+} = parseArgs({
+  allowPositionals: true,
+  options: { behindProxy: { type: 'boolean' }, steering: { type: 'string' } },
+})
 const sticky = require(name)
 const workers = startWorkers('sticky-worker.js', [name])
-const options = flag === '--behind-proxy' ? { behindProxy: true } : {}
 sticky.createBalancer({ activeWorkers: () => workers, ...options }).listen(PORT)

@@ -10,6 +10,7 @@ const fs = require('node:fs')
  * @property {string} program of this folder
  * @property {string[]} [args]
  * @property {string} sticky by what a client is known again, or 'no'
+ * @property {boolean} [own] is of this repository
  * @property {boolean} [behindProxy] takes clients from the header X-Forwarded-For
  * @property {boolean} [proxies] holds two connections for each of a client
  * @property {string} [remark]
@@ -17,7 +18,22 @@ const fs = require('node:fs')
 
 /** @type {Contender[]} */
 const contenders = [
-  { name: 'ours', program: 'balancer.js', args: ['../..'], sticky: 'address' },
+  {
+    name: 'ours',
+    program: 'balancer.js',
+    args: ['../..'],
+    sticky: 'address',
+    own: true,
+    remark: 'the kernel steers',
+  },
+  {
+    name: 'handover',
+    program: 'balancer.js',
+    args: ['../..', '--steering', 'handover'],
+    sticky: 'address',
+    own: true,
+    remark: 'ours where the primary accepts and hands over',
+  },
   {
     name: 'original',
     program: 'balancer.js',
@@ -67,14 +83,15 @@ const contenders = [
   {
     name: 'ours-behind-proxy',
     program: 'balancer.js',
-    args: ['../..', '--behind-proxy'],
+    args: ['../..', '--behindProxy'],
     sticky: 'X-Forwarded-For',
+    own: true,
     behindProxy: true,
   },
   {
     name: 'original-behind-proxy',
     program: 'balancer.js',
-    args: ['original', '--behind-proxy'],
+    args: ['original', '--behindProxy'],
     sticky: 'X-Forwarded-For',
     behindProxy: true,
   },

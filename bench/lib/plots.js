@@ -11,13 +11,14 @@ const OURS = '#d9480f'
 /**
  * @param {import('./workloads').Workload} workload
  * @param {import('./summary').Row[]} rows
+ * @param {string[]} ours contenders to be told from the others
  * @param {string} subtitle
  */
-function specification({ title, main, better, columns }, rows, subtitle) {
+function specification({ title, main, better, columns }, rows, ours, subtitle) {
   const axis = columns.find(({ figure }) => figure === main)?.title ?? main
   const values = rows.flatMap(({ contender, figures }) => {
     const spread = figures[main]
-    return spread ? [{ contender, ...spread, ours: contender.startsWith('ours') }] : []
+    return spread ? [{ contender, ...spread, ours: ours.includes(contender) }] : []
   })
   values.sort((a, b) => (better === 'more' ? b.median - a.median : a.median - b.median))
   const sort = values.map(({ contender }) => contender)
@@ -57,17 +58,19 @@ function specification({ title, main, better, columns }, rows, subtitle) {
  * Writes the plots as SVG files.
  * @param {any} result
  * @param {import('./workloads').Workload[]} workloads
+ * @param {import('../contenders').Contender[]} contenders
  * @param {string} dir
  */
-async function plot(result, workloads, dir) {
+async function plot(result, workloads, contenders, dir) {
   const vega = await import('vega')
   const { compile } = await import('vega-lite')
   const { cpu, cores, node, date } = result.machine
   const subtitle = `${cpu}, ${cores} cores, Node ${node}, ${date.slice(0, 10)}`
+  const ours = contenders.filter(({ own }) => own).map(({ name }) => name)
   for (const workload of workloads) {
     const rows = result.summary[workload.name]
     if (!rows?.length) continue
-    const { spec } = compile(/** @type {any} */ (specification(workload, rows, subtitle)))
+    const { spec } = compile(/** @type {any} */ (specification(workload, rows, ours, subtitle)))
     const view = new vega.View(vega.parse(spec), { renderer: 'none' })
     fs.writeFileSync(path.join(dir, `${workload.name}.svg`), `${await view.toSVG()}\n`)
     view.finalize()

@@ -116,17 +116,29 @@ async function idle(running, { sockets }) {
   }
 }
 
-/** @type {Workload[]} */
-const workloads = [
-  {
-    name: 'connect',
-    title: 'One request per connection, at saturation',
+/**
+ * One request per connection, with so many connections at a time.
+ * @param {string} name
+ * @param {number} concurrency
+ * @returns {Workload}
+ */
+function connect(name, concurrency) {
+  return {
+    name,
+    title: `One request per connection, at saturation, ${concurrency} connections at a time`,
     main: 'connectionsPerSecond',
     better: 'more',
     against: ['original', 'bare', 'other'],
     columns: CONNECTIONS,
-    measure: (running, { seconds }) => loaded(running, { seconds }),
-  },
+    measure: (running, { seconds }) => loaded(running, { seconds, concurrency }),
+  }
+}
+
+/** @type {Workload[]} */
+const workloads = [
+  connect('connect', 64),
+  connect('connect-4', 4),
+  connect('connect-256', 256),
   {
     name: 'latency',
     title: "Open loop at a third of bare's saturation",

@@ -1,4 +1,4 @@
-//! HalfSipHash-2-4 of Aumasson and Bernstein, the variant of SipHash with words of 32 bits, which even the kernel's
+//! `HalfSipHash`-2-4 of Aumasson and Bernstein, the variant of `SipHash` with words of 32 bits, which even the kernel's
 //! packet filters can compute: a keyed hash of 32 bits under a key of 64.
 
 /// The constants with which the state begins, beside the key.
@@ -15,8 +15,8 @@ pub const FINAL_MARK: u32 = 0xff;
 
 /// The key's two words, each little-endian.
 pub fn key_words(key: [u8; 8]) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = key;
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+    let (words, _) = key.as_chunks();
+    [u32::from_le_bytes(words[0]), u32::from_le_bytes(words[1])]
 }
 
 /// The last word of a message: its length modulo 256, and the up to three bytes that fill no word.

@@ -3,7 +3,7 @@
 //! The algorithm, so that another program with the same key gets the same slot (the kernel does, by
 //! [a program](crate::primary::kernel::program) that we give it):
 //!
-//! 1. [`HalfSipHash-2-4`](super::half_sip) (32 bits) under the first 8 bytes of the key, over the address after
+//! 1. [`HalfSipHash`-2-4](super::half_sip) (32 bits) under the first 8 bytes of the key, over the address after
 //!    [`canonical`](super::address::canonical) as its one (IPv4) or four (IPv6) words of 32 bits, the first one first,
 //!    the bytes of each in reverse. A client without an address (a peer on a unix socket) is the empty
 //!    message; one that a header names by anything but an address is that name after 17 zero bytes, so that it is never

@@ -44,9 +44,6 @@ pub enum Message {
     },
 }
 
-/// How often the limit of descriptors is asked for, in accepted connections.
-const LIMIT_ASKED: u32 = 32;
-
 /// Descriptors that are left free: libuv closes whatever waits when it gets none.
 const RESERVE: u64 = 8;
 
@@ -55,8 +52,8 @@ pub struct Intake {
     channel: OwnedFd,
     /// Where accepted connections are counted.
     counters: Option<Page>,
-    /// How many connections were accepted since the limit of descriptors was asked for, and what it was.
-    limit: (u32, u64),
+    /// The limit of descriptors, and the highest descriptor for which it was asked for.
+    limit: Option<(u64, RawFd)>,
     reader: PassingReader,
     /// What was received and is not acknowledged yet: the last connection, and when the first was sent.
     received: Option<(u64, Stamp)>,
@@ -69,7 +66,7 @@ impl Intake {
         Ok(Self {
             channel,
             counters: None,
-            limit: (0, 0),
+            limit: None,
             reader: PassingReader::default(),
             received: None,
         })
@@ -90,13 +87,11 @@ impl Intake {
                 Ok(Some(Message::Connections(self.delivered(first, count, sent, fds, sources)?)))
             }
             Frame::Listen { slot, backlog } if (slot as usize) < COUNTERS => {
-                match self.lent(received.fds) {
-                    Some(socket) => Ok(Some(Message::Listen { slot, socket, backlog })),
-                    None => {
-                        self.released(slot)?;
-                        Ok(Some(Message::Connections(Vec::new())))
-                    }
+                if let Some(socket) = self.lent(received.fds) {
+                    return Ok(Some(Message::Listen { slot, socket, backlog }));
                 }
+                self.released(slot)?;
+                Ok(Some(Message::Connections(Vec::new())))
             }
             Frame::Release { slot } => Ok(Some(Message::Release { slot })),
             _ => Err(unexpected("no word of the primary's")),
@@ -144,14 +139,13 @@ impl Intake {
             // Nobody else writes it.
             counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
-        let (asked, limit) = &mut self.limit;
-        if *asked == 0 {
-            *limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-            *asked = LIMIT_ASKED;
+        // The lowest free number is given out: what is in reach of the limit shows when a number is higher than any before.
+        if self.limit.is_none_or(|(_, highest)| descriptor > highest) {
+            let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+            self.limit = Some((limit, descriptor));
         }
-        *asked -= 1;
-        // The lowest free number is given out, so all below are taken.
-        u64::try_from(descriptor).is_ok_and(|number| number + RESERVE < *limit)
+        let (limit, _) = self.limit.unwrap_or((u64::MAX, 0));
+        u64::try_from(descriptor).is_ok_and(|number| number + RESERVE < limit)
     }
 
     /// The connections of a slot are accepted no more.

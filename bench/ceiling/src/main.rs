@@ -1,6 +1,6 @@
-//! What the primary alone can do: native workers adopt connections and close them, so that neither
-//! Node nor HTTP is in the way. Measured is the processor time of its thread, against that of a
-//! loop which only accepts and closes.
+//! What the primary alone can do where it hands connections over: native workers adopt them and close
+//! them, so that neither Node nor HTTP is in the way. Measured is the processor time of its thread,
+//! against that of a loop which only accepts and closes.
 
 mod addresses;
 mod allocator;

@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sticky_listen::client::identify::Identifier;
 use sticky_listen::client::trust::Trust;
-use sticky_listen::primary::balancer::{Balancer, Config, Report};
-use sticky_listen::primary::dispatch::{Entry, Limits};
-use sticky_listen::primary::identify::LookLimits;
+use sticky_listen::primary::balancer::Balancer;
+use sticky_listen::primary::config::{Config, Way};
+use sticky_listen::primary::handover::identify::LookLimits;
+use sticky_listen::primary::handover::queue::Limits;
+use sticky_listen::primary::report::Report;
+use sticky_listen::primary::workers::table::Entry;
 
 use crate::load::{self, Crowd};
 use crate::{Outcome, addresses, allocator, process, sink};
@@ -70,7 +73,7 @@ impl Primary {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         listener.set_nonblocking(true)?;
-        balancer.listen(OwnedFd::from(listener), i32::MAX)?;
+        balancer.listen(OwnedFd::from(listener), i32::MAX, Way::HandOver)?;
         let thread = process::thread("sticky-listen")?;
         Ok(Self { balancer: Some(balancer), port, workers, thread, sink })
     }

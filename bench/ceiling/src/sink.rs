@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use sticky_listen::channel::frame::MAX_BATCH;
 use sticky_listen::channel::passing::{self, PassingReader};
 use sticky_listen::sys::socket;
-use sticky_listen::worker::intake::Intake;
+use sticky_listen::worker::intake::{Intake, Message};
 
 use crate::Outcome;
 
@@ -53,12 +53,13 @@ pub fn run() -> Outcome<()> {
             let place = &mut intakes[usize::try_from(event.data())?];
             let Some(intake) = place else { continue };
             match intake.receive() {
-                Ok(Some(connections)) => {
+                Ok(Some(Message::Connections(connections))) => {
                     intake.acknowledge()?;
                     adopted.extend(connections.into_iter().map(|connection| connection.fd));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(None) | Err(_) => {
+                // Its end; or a socket to accept from, which nobody lends where connections are handed over.
+                _ => {
                     *place = None;
                     open -= 1;
                 }

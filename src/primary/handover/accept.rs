@@ -11,6 +11,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use tokio::io::unix::AsyncFd;
 
+use super::pause::Pause;
 use crate::sys::socket::{self, Accepted};
 
 /// Connections taken in one turn before they are passed on: enough to share the cost of a delivery,
@@ -73,6 +74,7 @@ pub async fn run(
     let mut spare = Spare::new();
     let mut back_off = BACK_OFF;
     let mut accepted = Vec::with_capacity(BATCH);
+    let mut sleeper = Pause::default();
     loop {
         let mut ready = listener.readable().await?;
         let end = take_batch(ready.get_inner(), &mut accepted);
@@ -94,9 +96,7 @@ pub async fn run(
                 if full {
                     tokio::task::yield_now().await;
                 } else if !pause.is_zero() {
-                    // The whole thread, as what workers say can wait as well; and tokio's own timer is
-                    // too coarse.
-                    std::thread::sleep(pause);
+                    sleeper.sleep(pause).await;
                 }
             }
             // Out of descriptors or memory, or something unknown: never spin.

@@ -66,10 +66,15 @@ export declare class Intake {
    */
   acknowledge(): boolean
   /**
-   * A connection of a slot was accepted, as this descriptor. `false`: there are no descriptors for more, and the
-   * slot's socket must be closed and `released`.
+   * Where to count the connections that are accepted from sockets, for each slot: a number more for each. To be called
+   * once, when the first socket comes.
    */
-  accepted(slot: number, descriptor: number): boolean
+  counters(): Float64Array | null
+  /**
+   * How many connections may be accepted from sockets before this is to be asked again. 0: none, for lack of
+   * descriptors.
+   */
+  room(): number
   /** The connections of a slot are accepted no more. (Where that cannot be said the channel ends, which says it as well.) */
   released(slot: number): void
   /** Ends the channel: what was not adopted goes elsewhere. */

@@ -54,7 +54,7 @@ function open(fd, Connection) {
  * @param {number[]} fds
  * @param {Sources} sources
  * @param {any} Connection
- * @param {BalancerInfo} balancer
+ * @param {BalancerInfo | undefined} balancer that they are marked with
  */
 function openAll(fds, sources, Connection, balancer) {
   const clients = []
@@ -80,6 +80,11 @@ class IntakeHandle {
   #onClose
   #referenced = true
   /**
+   * The balancer of connections that are not marked with another.
+   * @type {BalancerInfo | undefined}
+   */
+  firstBalancer
+  /**
    * Set by `net.Server`.
    * @type {((status: number, client: any) => void) | undefined}
    */
@@ -104,12 +109,14 @@ class IntakeHandle {
    */
   receiveFrom(channel, pipe, balancer, onEnd) {
     const Connection = pipe ? channel.constructor : tcpHandle()
+    this.firstBalancer ??= balancer
+    const marked = balancer === this.firstBalancer ? undefined : balancer
     const listeners = new SlotListeners()
     const intake = new native.Intake(
       channel.fd,
       (fds, sources) => {
         if (fds) {
-          this.#receive(intake, openAll(fds, sources, Connection, balancer))
+          this.#receive(intake, openAll(fds, sources, Connection, marked))
         } else {
           debug('a balancer closed its channel')
           this.#end(intake)
@@ -117,20 +124,33 @@ class IntakeHandle {
         }
       },
       (slot, fd, backlog) => {
-        const accepts = typeof fd === 'number' && listeners.open(Connection, slot, fd, backlog, onConnection(slot))
+        counters ??= intake.counters()
+        room = intake.room()
+        const accepts =
+          typeof fd === 'number' &&
+          listeners.open(Connection, slot, fd, backlog, (client) => accepted(slot, client)) &&
+          room > 0
         debug(accepts ? 'accepting for slot %d' : 'accepting for slot %d no more', slot)
         if (!accepts) release(slot)
       },
     )
+    /** @type {Float64Array | null} */
+    let counters = null
+    let room = 0
     const release = (/** @type {number} */ slot) => {
       listeners.close(slot)
       intake.released(slot)
     }
-    const onConnection = (/** @type {number} */ slot) => (/** @type {any} */ client) => {
-      // When it closes this one's, the primary gives them to others, or to this worker when it has room.
-      if (!intake.accepted(slot, client.fd)) release(slot)
+    const accepted = (/** @type {number} */ slot, /** @type {any} */ client) => {
+      // Of each connection, so without calling anything that costs.
+      if (counters) counters[slot]++
+      if (--room <= 0) {
+        room = intake.room()
+        // The primary takes what waits, and lends the socket again later.
+        if (room === 0) release(slot)
+      }
       if (debug.enabled) debug('adopting %j', peerOf(client))
-      mark(client, balancer, undefined)
+      mark(client, marked, undefined)
       this.#adopt(client)
     }
     this.#intakes.set(intake, listeners)

@@ -23,13 +23,18 @@ const CLIENT = Symbol('sticky-listen client')
 
 class KeptConnections {
   #server
+  #handle
   #watched = false
   #leaving = false
   #pooledUntil = 0
 
-  /** @param {any} server a `net.Server` */
-  constructor(server) {
+  /**
+   * @param {any} server a `net.Server`
+   * @param {{ firstBalancer?: InstanceType<typeof import('./balancer-info').BalancerInfo> }} handle behind it
+   */
+  constructor(server, handle) {
     this.#server = server
+    this.#handle = handle
   }
 
   /** From now on requests are looked at. */
@@ -59,7 +64,7 @@ class KeptConnections {
 
   /** @param {http.IncomingMessage} request */
   #mayKeep(request) {
-    const balancer = balancerOf(request.socket)
+    const balancer = balancerOf(request.socket) ?? this.#handle.firstBalancer
     if (!balancer) return true
     if (balancer.replaced) return false
     // The balancer sees no request within TLS, and one connection of HTTP/2 is many clients' by design.

@@ -41,8 +41,8 @@ class Listener {
     this.name = name
     this.number = ++lastNumber
     this.#server = server
-    this.#kept = new KeptConnections(server)
     this.#handle = new IntakeHandle(() => this.#onClose())
+    this.#kept = new KeptConnections(server, this.#handle)
     server._handle = this.#handle
     // Of an earlier balancer at a unix path.
     if (server._pipeName) server._pipeName = undefined

@@ -10,11 +10,14 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 
-use napi::bindgen_prelude::{Error, FnArgs, Function, FunctionRef, JsValuesTupleIntoVec, Result};
+use napi::bindgen_prelude::{
+    Error, Float64Array, FnArgs, Function, FunctionRef, JsValuesTupleIntoVec, Result,
+};
 use napi::{Env, Status};
 use napi_derive::napi;
 
 use crate::sys::callback_scope::{CallbackContext, EventLoop};
+use crate::sys::page::Page;
 use crate::sys::poll::Poll;
 use crate::sys::socket;
 use crate::worker::intake::{Arrived, Intake as Native, Message};
@@ -116,12 +119,20 @@ impl Intake {
         acknowledged
     }
 
-    /// A connection of a slot was accepted, as this descriptor. `false`: there are no descriptors for more, and the
-    /// slot's socket must be closed and `released`.
+    /// Where to count the connections that are accepted from sockets, for each slot: a number more for each. To be called
+    /// once, when the first socket comes.
     #[napi]
-    pub fn accepted(&self, slot: u32, descriptor: i32) -> bool {
+    pub fn counters(&self) -> Option<Float64Array> {
         let mut open = self.shared.open.borrow_mut();
-        open.as_mut().is_none_or(|open| open.native.accepted(slot, descriptor))
+        open.as_mut().and_then(|open| open.native.take_counters()).map(Page::array)
+    }
+
+    /// How many connections may be accepted from sockets before this is to be asked again. 0: none, for lack of
+    /// descriptors.
+    #[napi]
+    pub fn room(&self) -> u32 {
+        let mut open = self.shared.open.borrow_mut();
+        open.as_mut().map_or(0, |open| open.native.room())
     }
 
     /// The connections of a slot are accepted no more. (Where that cannot be said the channel ends, which says it as well.)

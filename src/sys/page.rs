@@ -1,13 +1,15 @@
 //! Counters that one process writes and another reads, whenever it likes and after the writer's death: memory that
-//! both map.
+//! both map. The writer is JavaScript, so they are what it calls numbers.
 
 use std::io;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use napi::bindgen_prelude::Float64Array;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 
@@ -60,15 +62,26 @@ impl Page {
         Ok(Self { file, memory: memory.cast() })
     }
 
-    /// A counter.
+    /// A counter as it is.
     ///
     /// # Panics
     /// Beyond [`COUNTERS`].
-    pub fn counter(&self, index: usize) -> &AtomicU64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whatever it is")]
+    pub fn count(&self, index: usize) -> u64 {
         assert!(index < COUNTERS, "a page holds {COUNTERS} counters");
         // SAFETY: within the mapping, which is aligned to pages, and lives until the page is dropped. Every bit
         // pattern is a number, whatever the other process writes.
-        unsafe { self.memory.add(index).as_ref() }
+        let counter = unsafe { self.memory.add(index).as_ref() };
+        f64::from_bits(counter.load(Ordering::Relaxed)) as u64
+    }
+
+    /// The counters for JavaScript to write, which keeps the page for as long as it keeps them. Only once for a page: two
+    /// arrays may not share memory.
+    pub fn array(self: Arc<Self>) -> Float64Array {
+        let memory = self.memory.as_ptr().cast();
+        // SAFETY: `COUNTERS` numbers, mapped for as long as the page exists, which is until JavaScript lets go of the
+        // array. Nothing in this process refers to them but `count`, atomically.
+        unsafe { Float64Array::with_external_data(memory, COUNTERS, move |_, _| drop(self)) }
     }
 }
 
@@ -87,18 +100,25 @@ impl Drop for Page {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::*;
+
+    /// As JavaScript would write it.
+    fn write(page: &Page, index: usize, number: f64) {
+        // SAFETY: as in `count`.
+        unsafe { page.memory.add(index).as_ref() }.store(number.to_bits(), Ordering::Relaxed);
+    }
 
     #[test]
     fn what_one_side_counts_the_other_reads() {
         let page = Page::new().unwrap();
         let other = Page::map(page.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        other.counter(COUNTERS - 1).fetch_add(7, Relaxed);
+        write(&other, COUNTERS - 1, 7.0);
         drop(other);
-        assert_eq!(page.counter(COUNTERS - 1).load(Relaxed), 7);
-        assert_eq!(page.counter(0).load(Relaxed), 0);
+        assert_eq!((page.count(COUNTERS - 1), page.count(0)), (7, 0));
+        for nonsense in [f64::NAN, -1.0, f64::NEG_INFINITY] {
+            write(&page, 0, nonsense);
+            assert_eq!(page.count(0), 0);
+        }
     }
 
     #[test]

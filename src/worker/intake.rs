@@ -4,11 +4,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use nix::sys::resource::{Resource, getrlimit};
-
+use super::room::Room;
 use crate::channel::clock::Stamp;
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing::{self, PassingReader, Received};
@@ -44,16 +43,18 @@ pub enum Message {
     },
 }
 
-/// Descriptors that are left free: libuv closes whatever waits when it gets none.
-const RESERVE: u64 = 8;
+enum Counters {
+    None,
+    Mapped(Arc<Page>),
+    Taken,
+}
 
 /// One channel to the primary.
 pub struct Intake {
     channel: OwnedFd,
-    /// Where accepted connections are counted.
-    counters: Option<Page>,
-    /// The limit of descriptors, and the highest descriptor for which it was asked for.
-    limit: Option<(u64, RawFd)>,
+    /// Where accepted connections are counted, until JavaScript has it.
+    counters: Counters,
+    room: Room,
     reader: PassingReader,
     /// What was received and is not acknowledged yet: the last connection, and when the first was sent.
     received: Option<(u64, Stamp)>,
@@ -65,8 +66,8 @@ impl Intake {
         passing::say(channel.as_fd(), Frame::Hello { version: VERSION })?;
         Ok(Self {
             channel,
-            counters: None,
-            limit: None,
+            counters: Counters::None,
+            room: Room::default(),
             reader: PassingReader::default(),
             received: None,
         })
@@ -125,27 +126,27 @@ impl Intake {
     /// The socket that came with a listen; `None` when there were no descriptors for all of it.
     fn lent(&mut self, fds: Vec<OwnedFd>) -> Option<OwnedFd> {
         let [socket, counters] = <[OwnedFd; 2]>::try_from(fds).ok()?;
-        if self.counters.is_none() {
-            self.counters = Page::map(counters).ok();
+        if matches!(self.counters, Counters::None) {
+            self.counters = Counters::Mapped(Arc::new(Page::map(counters).ok()?));
         }
-        self.counters.as_ref().map(|_| socket)
+        Some(socket)
     }
 
-    /// A connection of a slot was accepted, as this descriptor. Returns whether there are descriptors for more. If not,
-    /// the socket must be closed, and [`released`](Self::released).
-    pub fn accepted(&mut self, slot: u32, descriptor: RawFd) -> bool {
-        if let Some(counters) = &self.counters {
-            let counter = counters.counter(slot as usize);
-            // Nobody else writes it.
-            counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    /// Where to count the connections that are accepted, for each slot; once, after the first socket has come.
+    pub fn take_counters(&mut self) -> Option<Arc<Page>> {
+        match std::mem::replace(&mut self.counters, Counters::Taken) {
+            Counters::Mapped(page) => Some(page),
+            other => {
+                self.counters = other;
+                None
+            }
         }
-        // The lowest free number is given out: what is in reach of the limit shows when a number is higher than any before.
-        if self.limit.is_none_or(|(_, highest)| descriptor > highest) {
-            let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-            self.limit = Some((limit, descriptor));
-        }
-        let (limit, _) = self.limit.unwrap_or((u64::MAX, 0));
-        u64::try_from(descriptor).is_ok_and(|number| number + RESERVE < limit)
+    }
+
+    /// How many connections may be accepted before this is to be asked again. 0: none, for lack of descriptors; the
+    /// sockets must be closed, and [`released`](Self::released).
+    pub fn room(&mut self) -> u32 {
+        self.room.grant()
     }
 
     /// The connections of a slot are accepted no more.
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_what_it_accepts_where_the_primary_reads() {
+    fn is_lent_a_socket_and_gives_it_back() {
         let (near, mut intake) = channel();
         heard(&near);
         let (socket, _) = socket::pair().unwrap();
@@ -305,11 +306,8 @@ mod tests {
         passing::give(near.as_fd(), listen, &[socket.as_fd(), page.as_fd()]).unwrap();
         let lent = intake.receive().unwrap().unwrap();
         assert!(matches!(lent, Message::Listen { slot: 3, backlog: 9, .. }), "{lent:?}");
-        assert!(intake.accepted(3, 10));
-        assert!(intake.accepted(3, 11));
-        assert_eq!(page.counter(3).load(Ordering::Relaxed), 2);
-        // As many as there may be.
-        assert!(!intake.accepted(3, i32::MAX));
+        assert!(intake.take_counters().is_some());
+        assert!(intake.take_counters().is_none());
         passing::say(near.as_fd(), Frame::Release { slot: 3 }).unwrap();
         let release = intake.receive().unwrap().unwrap();
         assert!(matches!(release, Message::Release { slot: 3 }), "{release:?}");

@@ -1,3 +1,5 @@
-//! The worker process's side: receive connections from the primary and take them over.
+//! The worker process's side: [`intake`] receives connections, and sockets to accept more from, for which there must be
+//! [`room`].
 
 pub mod intake;
+pub mod room;

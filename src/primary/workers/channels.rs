@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::atomic::Ordering;
 
 use tokio::task::AbortHandle;
 
@@ -38,7 +37,7 @@ impl OpenChannel {
     /// How many connections of a slot the worker has accepted itself.
     pub fn accepted(&self, slot: u32) -> u64 {
         let counters = self.counters.as_ref();
-        counters.map_or(0, |page| page.counter(slot as usize).load(Ordering::Relaxed))
+        counters.map_or(0, |page| page.count(slot as usize))
     }
 }
 

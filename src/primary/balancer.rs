@@ -4,7 +4,6 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ pub struct Balancer {
     max_pending: usize,
     /// The clock, and what watches connections that are not identified yet.
     tasks: Vec<AbortHandle>,
-    runtime: Rc<Runtime>,
+    runtime: Runtime,
 }
 
 impl Balancer {
@@ -47,7 +46,7 @@ impl Balancer {
         config: Config,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let runtime = Runtime::current()?;
+        let runtime = Runtime::start()?;
         let poll = if config.identifier.by_address_alone() { None } else { Some(Poll::new()?) };
         let identify = poll.as_ref().map(|poll| {
             let registry = poll.registry().try_clone()?;

@@ -1,9 +1,7 @@
-//! The background thread that does the primary's work: one per JavaScript environment, started when
-//! something first listens and ended when nothing does.
+//! The background thread that does a balancer's work, from its first `listen` to its end. Each balancer has its own, as
+//! it sleeps between turns under load.
 
-use std::cell::RefCell;
 use std::io;
-use std::rc::{Rc, Weak};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -17,9 +15,8 @@ use crate::sys::scheduling;
 /// that runs at all; without it a fault here would hang the process at its exit.
 const END_TIME: Duration = Duration::from_secs(1);
 
-/// The thread and its tokio runtime. Dropping the last reference ends both: running tasks are
-/// dropped where they stand. Only JavaScript threads hold references, never a task, so that the
-/// thread does not wait for itself.
+/// The thread and its tokio runtime. Dropping it ends both: running tasks are dropped where they stand. Only
+/// JavaScript threads hold it, never a task, so that the thread does not wait for itself.
 pub struct Runtime {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
@@ -27,29 +24,14 @@ pub struct Runtime {
     thread: Option<JoinHandle<()>>,
 }
 
-thread_local! {
-    static CURRENT: RefCell<Weak<Runtime>> = const { RefCell::new(Weak::new()) };
-}
-
 impl Runtime {
-    /// The runtime of this JavaScript thread, started if there is none.
-    pub fn current() -> io::Result<Rc<Self>> {
-        CURRENT.with_borrow_mut(|current| {
-            if let Some(running) = current.upgrade() {
-                return Ok(running);
-            }
-            let started = Rc::new(Self::start()?);
-            *current = Rc::downgrade(&started);
-            Ok(started)
-        })
-    }
-
     /// For spawning tasks onto the thread.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    fn start() -> io::Result<Self> {
+    /// Starts the thread.
+    pub fn start() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();

@@ -11,7 +11,6 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use tokio::io::unix::AsyncFd;
 
-use super::pause::Pause;
 use crate::sys::socket::{self, Accepted};
 
 /// Connections taken in one turn before they are passed on: enough to share the cost of a delivery,
@@ -74,7 +73,6 @@ pub async fn run(
     let mut spare = Spare::new();
     let mut back_off = BACK_OFF;
     let mut accepted = Vec::with_capacity(BATCH);
-    let mut sleeper = Pause::default();
     loop {
         let mut ready = listener.readable().await?;
         let end = take_batch(ready.get_inner(), &mut accepted);
@@ -96,7 +94,9 @@ pub async fn run(
                 if full {
                     tokio::task::yield_now().await;
                 } else if !pause.is_zero() {
-                    sleeper.sleep(pause).await;
+                    // The balancer's whole thread, as all that it would do meanwhile can wait as well; the runtime's
+                    // timer counts in milliseconds, and each new connection would wake it.
+                    std::thread::sleep(pause);
                 }
             }
             // Out of descriptors or memory, or something unknown: never spin.

@@ -104,8 +104,8 @@ impl HandOver {
                 }
                 Answer::Adopted { through, delay } => {
                     let adopted = self.queue.adopted(channel, through);
-                    let more = self.queue.is_in_flight(channel).then_some(now);
-                    open.latency.acknowledged(delay, more);
+                    let more = self.queue.is_in_flight(channel);
+                    open.latency.acknowledged(delay, more, now);
                     adopted.map(|adopted| self.effects.taken.extend(adopted))
                 }
                 Answer::Returned(first, count) => {

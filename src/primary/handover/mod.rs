@@ -1,7 +1,7 @@
 //! The way through this process: it accepts a connection ([`accept`]), identifies its client where the peer's address is
 //! not enough ([`identify`]), puts it into the [`queue`] of the client's slot, delivers it to the slot's worker
 //! ([`deliver`]), and lets go of it when the worker acknowledges ([`acknowledge`]); or it [`refuse`]s it. [`pace`] says
-//! how often it accepts; between that it [`pause`]s.
+//! how often it accepts.
 //!
 //! [`HandOver`] is what all of these change. It does no more than what can be done at once: what takes time it leaves in
 //! [`Effects`].
@@ -11,7 +11,6 @@ mod acknowledge;
 mod deliver;
 pub mod identify;
 pub mod pace;
-mod pause;
 pub mod queue;
 pub mod refuse;
 

@@ -170,7 +170,7 @@ declare namespace sticky {
     cipHeader?: string
 
     /**
-     * Whose word counts, as Express has it. A number: this many stations, of which the peer is the first; 1
+     * Whose word counts, as Express has it. A number: this many hops, of which the peer is the first; 1
      * takes the right-most address of the header, 0 the peer. Networks (addresses, CIDRs, `'loopback'`,
      * `'linklocal'`, `'uniquelocal'`; an array, or a string with commas): the right-most address outside
      * them; a peer outside them is its own client, whatever it says, and may not speak the PROXY
@@ -289,7 +289,7 @@ declare namespace sticky {
   }
 
   /**
-   * A `net.Server` whose connections go to the workers without JavaScript: so it emits no
+   * A `net.Server` whose connections go to the workers without JavaScript of this process. So it emits no
    * `'connection'`, `getConnections()` counts none but those that still settle after `close()`, and
    * `maxConnections` has no effect.
    *

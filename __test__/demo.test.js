@@ -10,6 +10,7 @@ const { after, test } = require('node:test')
 const { chromium } = require('playwright-core')
 const { until } = require('./support/client')
 const { descendants, signal, start } = require('./support/process')
+const { kernelSteers } = require('./support/steering')
 
 const DEMO = '../../examples/demo/cluster.js'
 
@@ -105,6 +106,7 @@ async function connected(page) {
   await page.locator('body[data-state=connected]').waitFor()
   await page.locator('.slot.mine').waitFor()
   await page.waitForFunction(() => document.querySelectorAll('.slot:not(.empty) [data-field=pid]').length === 4)
+  await shows(page, '#steering', kernelSteers ? 'by the kernel' : 'hands connections over')
 }
 
 /** Waits until an element has a text. */

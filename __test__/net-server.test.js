@@ -153,10 +153,10 @@ test('require and createBalancer alone start no thread and open no descriptor', 
   assert.deepEqual(created, before)
 })
 
-test('listening balancers share one thread; it and all descriptors go with them', { skip: !LINUX }, async (t) => {
+test('each listening balancer has a thread; they and all descriptors go with them', { skip: !LINUX }, async (t) => {
   const fixture = start(t, 'net-server-process.js', { args: ['cycles'] })
   const { before, listening, again, after, end } = await said(fixture, 'counts')
-  assert.deepEqual(listening.threads, { ours: 1, others: before.threads.others })
+  assert.deepEqual(listening.threads, { ours: 3, others: before.threads.others })
   assert.equal(before.threads.ours, 0)
   assert.deepEqual(again.threads, listening.threads)
   assert.deepEqual(after, before)

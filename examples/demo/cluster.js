@@ -206,7 +206,14 @@ function publish() {
 function picture() {
   return {
     cmd: 'picture',
-    picture: { cluster: process.pid, now: Date.now(), reloading, stats: balancer.stats(), events },
+    picture: {
+      cluster: process.pid,
+      now: Date.now(),
+      reloading,
+      stats: balancer.stats(),
+      steering: balancer.steering,
+      events,
+    },
   }
 }
 

@@ -30,9 +30,9 @@ function obstacleIn({ behindProxy, proxyProtocol }) {
  * @param {number} [flags]
  */
 function obstacleTo(handle, addressType, fd, flags = 0) {
-  if (addressType === PATH) return 'clients at a path have no addresses'
-  if (typeof fd === 'number' && fd >= 0) return 'a descriptor that was given may be shared with other processes'
   if (handle) return 'a handle that was given may be shared with other processes'
+  if (typeof fd === 'number' && fd >= 0) return 'a descriptor that was given may be shared with other processes'
+  if (addressType === PATH) return 'clients at a path have no addresses'
   if (flags & REUSE_PORT) return 'with reusePort other programs share the address'
 }
 

@@ -4,14 +4,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// One station of the way.
+/// One hop of the request's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Node<'a> {
     /// An address, without the port that may have come with it.
     Address(IpAddr),
     /// Anything else, as it stands.
     Other(&'a [u8]),
-    /// A station that is mentioned and not named.
+    /// A hop that is mentioned and not named.
     Unnamed,
 }
 
@@ -30,7 +30,7 @@ impl Syntax {
         if header == "forwarded" { Self::Forwarded } else { Self::List }
     }
 
-    /// The stations that the lines of a header name, the first one first.
+    /// The hops that the lines of a header name, the first one first.
     pub fn nodes<'a>(self, lines: &[&'a [u8]]) -> Vec<Node<'a>> {
         match self {
             Self::List => lines

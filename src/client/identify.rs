@@ -116,7 +116,7 @@ impl Identifier {
     }
 
     /// Networks limit who may speak the PROXY protocol; a number of hops says nothing about it, as it
-    /// counts the stations of a request.
+    /// counts the hops of a request.
     fn trust_to_speak(&self, peer: Option<IpAddr>) -> bool {
         !matches!(self.trust, Trust::Networks(_)) || self.trust.includes(peer)
     }

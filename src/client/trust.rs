@@ -1,4 +1,4 @@
-//! Which stations of a request's way are proxies whose word counts. The meaning is that of Express's
+//! Which hops of a request's way are proxies whose word counts. The meaning is that of Express's
 //! `trust proxy`.
 
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use super::forwarded::Node;
 pub enum Trust {
     /// Everybody: the left-most address is the client.
     All,
-    /// The nearest stations, this many, of which the peer is the first.
+    /// The nearest hops, this many, of which the peer is the first.
     Hops(usize),
-    /// Stations with an address in these networks.
+    /// Hops with an address in these networks.
     Networks(Vec<IpNet>),
 }
 
@@ -45,7 +45,7 @@ impl Trust {
         }
     }
 
-    /// The client of a request that came from `peer`, by way of these stations.
+    /// The client of a request that came from `peer`, by way of these hops.
     pub fn choose<'a>(&self, peer: Option<IpAddr>, way: &[Node<'a>]) -> Named<'a> {
         if way.is_empty() || !self.includes(peer) {
             return Named::Peer;
@@ -64,7 +64,7 @@ impl Trust {
                 Node::Other(_) | Node::Unnamed => true,
             }),
         };
-        // Where all are trusted, the first station is the client.
+        // Where all are trusted, the first hop is the client.
         named(*chosen.unwrap_or(&way[0]))
     }
 }
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(by(1), at("10.0.0.3"));
         assert_eq!(by(2), at("2.2.2.2"));
         assert_eq!(by(4), Named::Other(b"spoofed"));
-        // Fewer stations than trusted hops: the first of them.
+        // Fewer hops than are trusted: the first of them.
         assert_eq!(by(9), Named::Other(b"spoofed"));
         assert_eq!(choose(&Trust::Hops(1), "10.0.0.4", ""), Named::Peer);
     }
@@ -154,7 +154,7 @@ mod tests {
         let trust = trusted(&["uniquelocal"]);
         assert_eq!(choose(&trust, "10.0.0.4", WAY), at("2.2.2.2"));
         assert_eq!(choose(&trust, "10.0.0.4", "9.9.9.9, 1.1.1.1"), at("1.1.1.1"));
-        // What an unknown station says about those before it counts for nothing.
+        // What an unknown hop says about those before it counts for nothing.
         assert_eq!(
             choose(&trust, "10.0.0.4", "1.1.1.1, unknown, 10.0.0.3"),
             Named::Other(b"unknown")
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_station_without_a_name_hides_those_before_it() {
+    fn a_hop_without_a_name_hides_those_before_it() {
         let way = Syntax::Forwarded.nodes(&[b"for=1.1.1.1, proto=https, for=10.0.0.3"]);
         let choose = |trust: &Trust| trust.choose("10.0.0.4".parse().ok(), &way);
         assert_eq!(choose(&Trust::Hops(1)), at("10.0.0.3"));

@@ -168,7 +168,15 @@ function render() {
   if (!picture) return
   show('connections', picture.connections)
   for (const total of ['accepted', 'adopted', 'redelivered', 'refused']) show(`total-${total}`, picture.stats[total])
+  show('steering', steeringText(picture.steering))
   renderSlots(picture.stats)
+}
+
+/** @param {{ mode: 'kernel' | 'handover', reason: string } | null} steering */
+function steeringText(steering) {
+  if (!steering) return '–'
+  const who = { kernel: 'by the kernel', handover: 'the primary hands connections over' }[steering.mode]
+  return `${who} (${steering.reason})`
 }
 
 /** @param {{ adopted: number, slots: { pid: number | null, adopted: number, waiting: number, inFlight: number }[] }} stats */

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use crate::primary::workers::latency::{AckLatency, averaged};
 
 /// Workers are quick that take no longer than so many times what an idle one takes.
-const QUICK: u32 = 3;
+const QUICK: u32 = 2;
 
 /// The pause for what they take longer, and the longest, in times of what an idle one takes.
-const PAUSE_FACTOR: u32 = 4;
+const PAUSE_FACTOR: u32 = 6;
 const MAX_PAUSE: u32 = 20;
 
 /// Connections that must be expected in a pause. Its end is one more time of waking up.
@@ -90,8 +90,8 @@ mod tests {
         let longest = IDLE * MAX_PAUSE;
         assert_eq!(pause(&rush, [].into_iter()), Duration::ZERO);
         assert_eq!(pause(&rush, [worker(100)].iter()), Duration::ZERO);
-        let between = pause(&rush, [worker(250), worker(5000)].iter());
-        assert!((380..=400).contains(&between.as_micros()), "{between:?}");
+        let between = pause(&rush, [worker(160), worker(5000)].iter());
+        assert!((330..=360).contains(&between.as_micros()), "{between:?}");
         assert_eq!(pause(&rush, [worker(5000), worker(9000)].iter()), longest);
         assert_eq!(pause(&rush, [worker(5000), worker(100)].iter()), Duration::ZERO);
     }
@@ -108,7 +108,7 @@ mod tests {
             worker.acknowledged(Duration::from_micros(90), false, now);
         }
         let pause = pause(&arrivals(10), [worker].iter());
-        assert!((180..=250).contains(&pause.as_micros()), "{pause:?}");
+        assert!((190..=200).contains(&pause.as_micros()), "{pause:?}");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 pub mod group;
 pub mod probe;
 pub mod program;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
 pub mod watch;
 
 use std::io;

@@ -1,0 +1,32 @@
+'use strict'
+
+// This package behind recluster, which reloads all workers every 1.5 s. Arguments: flags with the names of options.
+
+const path = require('node:path')
+const { parseArgs } = require('node:util')
+const recluster = require('recluster')
+const sticky = require('../..')
+const { PORT, WORKERS } = require('./environment')
+const { announce } = require('./announce')
+
+const RELOAD_EVERY = 1500
+
+const { values: options } = parseArgs({ options: { steering: { type: 'string' } } })
+const cluster = recluster(path.join(__dirname, 'sticky-worker.js'), {
+  workers: WORKERS,
+  readyWhen: 'ready',
+  args: ['../..'],
+  log: {},
+})
+cluster.run()
+const balancer = sticky.createBalancer(cluster.activeWorkers, { maxRetries: 200, retryDelay: 100, ...options })
+balancer.listen(PORT, () => announce(process.pid, []))
+
+let reloads = 0
+setInterval(() => {
+  reloads++
+  cluster.reload()
+}, RELOAD_EVERY).unref()
+process.on('exit', () =>
+  console.error(`${reloads} reloads, ${JSON.stringify({ ...balancer.stats(), slots: undefined })}`),
+)

@@ -4,6 +4,7 @@
 
 const path = require('node:path')
 const { parseArgs } = require('node:util')
+// @ts-expect-error it has no types
 const recluster = require('recluster')
 const sticky = require('../..')
 const { PORT, WORKERS } = require('./environment')
@@ -11,7 +12,9 @@ const { announce } = require('./announce')
 
 const RELOAD_EVERY = 1500
 
-const { values: options } = parseArgs({ options: { steering: { type: 'string' } } })
+const { values } = parseArgs({ options: { steering: { type: 'string' } } })
+/** @type {import('../..').BalancerOptions} */
+const options = { maxRetries: 200, retryDelay: 100, .../** @type {object} */ (values) }
 const cluster = recluster(path.join(__dirname, 'sticky-worker.js'), {
   workers: WORKERS,
   readyWhen: 'ready',
@@ -19,7 +22,7 @@ const cluster = recluster(path.join(__dirname, 'sticky-worker.js'), {
   log: {},
 })
 cluster.run()
-const balancer = sticky.createBalancer(cluster.activeWorkers, { maxRetries: 200, retryDelay: 100, ...options })
+const balancer = sticky.createBalancer(cluster.activeWorkers, options)
 balancer.listen(PORT, () => announce(process.pid, []))
 
 let reloads = 0

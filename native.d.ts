@@ -59,7 +59,7 @@ export declare class Identifier {
 /** See [`Native`]. */
 export declare class Intake {
   /** Takes over a copy of the channel `fd` and says hello to the primary. */
-  constructor(fd: number, onConnections: (arg0?: Array<number> | undefined | null, arg1?: Array<Source | undefined | null> | undefined | null) => void, onListening: (arg0: number, arg1: number | undefined | null, arg2: number) => void)
+  constructor(fd: number, onConnections: (arg0?: Array<number> | undefined | null, arg1?: Array<Source | undefined | null> | undefined | null) => void, onListening: (arg0: number, arg1: number, arg2: number | undefined | null, arg3: number) => void)
   /**
    * Takes over what the callback was called with, which none may touch before. `false`: the
    * channel has ended, and it must be closed untouched.
@@ -70,13 +70,8 @@ export declare class Intake {
    * once, when the first socket comes.
    */
   counters(): Float64Array | null
-  /**
-   * How many connections may be accepted from sockets before this is to be asked again. 0: none, for lack of
-   * descriptors.
-   */
-  room(): number
-  /** The connections of a slot are accepted no more. (Where that cannot be said the channel ends, which says it as well.) */
-  released(slot: number): void
+  /** The socket of a loan is closed. (Where that cannot be said the channel ends, which says it as well.) */
+  released(slot: number, number: number): void
   /** Ends the channel: what was not adopted goes elsewhere. */
   close(): void
 }
@@ -133,6 +128,9 @@ export interface OpenedChannel {
  */
 export declare const PENDING: number
 
+/** How many connections this process may accept from sockets before it is to ask again. 0: none, for lack of descriptors. */
+export declare function room(): number
+
 /** Counters of a slot. */
 export interface SlotStats {
   /** The channel that serves it, 0 for none. */
@@ -179,5 +177,5 @@ export interface Stats {
   slots: Array<SlotStats>
 }
 
-/** Why the kernel cannot steer connections here, or nothing if it can. Tried once, for about a millisecond. */
+/** Why the kernel cannot steer connections here, or nothing if it can. The first time it is tried, for about a millisecond. */
 export declare function steeringObstacle(): string | null

@@ -841,4 +841,5 @@ module.exports.Intake = nativeBinding.Intake
 module.exports.isNetwork = nativeBinding.isNetwork
 module.exports.nearest = nativeBinding.nearest
 module.exports.PENDING = nativeBinding.PENDING
+module.exports.room = nativeBinding.room
 module.exports.steeringObstacle = nativeBinding.steeringObstacle

@@ -1,7 +1,7 @@
 'use strict'
 
 // The guarantees of the design that need real processes, each by name. Those about the hash alone
-// (even, keyed) are proved in src/client/hash.rs, the state machine in src/primary/dispatch/tests.rs.
+// (even, keyed) are proved in src/client/hash.rs, the state machine in src/primary/handover/queue/tests.rs.
 
 const assert = require('node:assert/strict')
 const fs = require('node:fs')

@@ -78,7 +78,7 @@ test('elsewhere connections are handed over, and why is said', async (t) => {
   }
 })
 
-test("'kernel' where it cannot be throws an error that says why", { skip: !kernelSteers }, (t) => {
+test("'kernel' where it cannot be throws an error that says why", { skip: !kernelSteers }, async (t) => {
   const error = (message) => ({ code: 'ERR_STICKY_STEERING', message })
   for (const option of ['behindProxy', 'proxyProtocol']) {
     assert.throws(() => createBalancer(none, { steering: 'kernel', [option]: true }), error(new RegExp(option)))
@@ -87,6 +87,11 @@ test("'kernel' where it cannot be throws an error that says why", { skip: !kerne
   t.after(() => balancer.close())
   assert.throws(() => balancer.listen(path.join(directory(t), 'socket')), error(/path/))
   assert.throws(() => balancer.listen({ fd: 0 }), error(/descriptor/))
+  const given = net.createServer()
+  t.after(() => given.close())
+  given.listen(0, '127.0.0.1')
+  await once(given, 'listening')
+  assert.throws(() => balancer.listen(given), error(/handle/))
   assert.equal(balancer.listening, false)
   assert.throws(() => createBalancer(none, { steering: 'both' }), {
     code: 'ERR_INVALID_ARG_VALUE',

@@ -7,8 +7,8 @@ const { test } = require('node:test')
 const { connect, loopback, parallel, readAll, request, until } = require('../support/client')
 const { balanced, fdCount, settledFdCount, signal, workersOf } = require('../support/process')
 
-// Descriptors that an accept loop of the primary holds for itself, in reserve.
-const OF_A_LOOP = 1
+// Descriptors that an accept loop of the primary has for itself: of its socket, and one in reserve.
+const OF_A_LOOP = 2
 
 test('fault 2, stuck then dead: all that waited are answered by the replacement, whole', async (t) => {
   const { primary, port } = await balanced(t)

@@ -37,6 +37,7 @@ class Balancer extends net.Server {
   #obstacle
   /** @type {string | undefined} the same of the latest listen() */
   #obstacleHere
+  #inListen = false
 
   /**
    * @param {unknown} [activeWorkers]
@@ -72,6 +73,16 @@ class Balancer extends net.Server {
     })
   }
 
+  /** @param {any[]} args */
+  listen(...args) {
+    this.#inListen = true
+    try {
+      return super.listen(...args)
+    } finally {
+      this.#inListen = false
+    }
+  }
+
   // Node's own, which makes a server listen once it is known where.
   /**
    * @param {string | null} address
@@ -84,7 +95,14 @@ class Balancer extends net.Server {
   _listen2(address, port, addressType, backlog, fd, flags) {
     const { _handle: handle } = /** @type {any} */ (this)
     this.#obstacleHere = this.#obstacle ?? obstacleTo(handle, addressType, fd, flags)
-    if (this.#options.steering === 'kernel' && this.#obstacleHere) throw kernelCannotSteer(this.#obstacleHere)
+    if (this.#options.steering === 'kernel' && this.#obstacleHere) {
+      this._handle = null
+      const error = kernelCannotSteer(this.#obstacleHere)
+      // A host name is known only later, when nobody is there to catch it.
+      if (this.#inListen) throw error
+      process.nextTick(() => this.emit('error', error))
+      return
+    }
     return /** @type {any} */ (net.Server.prototype)._listen2.call(this, address, port, addressType, backlog, fd, flags)
   }
 

@@ -111,7 +111,10 @@ class IntakeHandle {
     const Connection = pipe ? channel.constructor : tcpHandle()
     this.firstBalancer ??= balancer
     const marked = balancer === this.firstBalancer ? undefined : balancer
-    const listeners = new SlotListeners()
+    /** @type {Float64Array | null} of the connections accepted for each slot, where the primary reads it */
+    let counters = null
+    /** How many connections may be accepted before it is to be asked for again. */
+    let room = 0
     const intake = new native.Intake(
       channel.fd,
       (fds, sources) => {
@@ -123,32 +126,24 @@ class IntakeHandle {
           onEnd()
         }
       },
-      (slot, fd, backlog) => {
+      (slot, number, fd, backlog) => {
+        debug(fd === null ? 'accepting for slot %d no more' : 'accepting for slot %d', slot)
+        if (fd === null || fd === undefined) return listeners.giveBack(slot, number)
         counters ??= intake.counters()
-        room = intake.room()
-        const accepts =
-          typeof fd === 'number' &&
-          listeners.open(Connection, slot, fd, backlog, (client) => accepted(slot, client)) &&
-          room > 0
-        debug(accepts ? 'accepting for slot %d' : 'accepting for slot %d no more', slot)
-        if (!accepts) release(slot)
+        listeners.open(Connection, slot, number, { fd, backlog }, (client) => accepted(slot, client))
+        askForRoom()
       },
     )
-    /** @type {Float64Array | null} */
-    let counters = null
-    let room = 0
-    const release = (/** @type {number} */ slot) => {
-      listeners.close(slot)
-      intake.released(slot)
+    const listeners = new SlotListeners((slot, number) => intake.released(slot, number))
+    const askForRoom = () => {
+      room = native.room()
+      // No descriptors: the primary takes what waits, and lends the sockets again later.
+      if (room === 0) listeners.giveAllBack()
     }
     const accepted = (/** @type {number} */ slot, /** @type {any} */ client) => {
-      // Of each connection, so without calling anything that costs.
+      // For each connection, so without calling anything that costs.
       if (counters) counters[slot]++
-      if (--room <= 0) {
-        room = intake.room()
-        // The primary takes what waits, and lends the socket again later.
-        if (room === 0) release(slot)
-      }
+      if (--room <= 0) askForRoom()
       if (debug.enabled) debug('adopting %j', peerOf(client))
       mark(client, marked, undefined)
       this.#adopt(client)
@@ -210,7 +205,7 @@ class IntakeHandle {
    * @param {native.Intake} intake
    */
   #end(intake) {
-    this.#intakes.get(intake)?.closeAll()
+    this.#intakes.get(intake)?.close()
     this.#intakes.delete(intake)
   }
 

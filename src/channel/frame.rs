@@ -8,7 +8,7 @@
 //! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; else zero |
 //! | 2 | 2 | count: the version in a hello; connections in deliver and returned; else zero |
 //! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; in listen: the backlog; else zero |
-//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; the slot in listen, release and released; zero in a hello |
+//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the slot, then (4 bytes each) the number of the loan; zero in a hello |
 //!
 //! The worker says hello once. Then the primary delivers connections, numbered from zero without
 //! gaps; each deliver frame carries its connections' descriptors. The worker answers with what it
@@ -16,7 +16,8 @@
 //!
 //! Where the kernel steers, the primary lends a worker the listening socket of a slot (listen; with it go the descriptors
 //! of the socket and of the page in which the worker counts), and takes it back (release). The worker says when it
-//! accepts from it no more (released), because it was told to or of its own accord.
+//! accepts from it no more (released), because it was told to or of its own accord. Each loan has a number, as these words
+//! may cross.
 
 use super::clock::Stamp;
 
@@ -29,6 +30,26 @@ pub const FRAME_LEN: usize = 16;
 /// Connections a deliver frame may carry. Linux allows 253 descriptors in a message, musl's headers
 /// 252; past 64 a bigger message saves nothing measurable and makes the worker's turn longer.
 pub const MAX_BATCH: u16 = 64;
+
+/// The loan of a slot's listening socket to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// The slot.
+    pub slot: u32,
+    /// The number of the loan, which another one gets only after four thousand million more.
+    pub number: u32,
+}
+
+impl Loan {
+    fn encode(self) -> u64 {
+        u64::from(self.slot) | u64::from(self.number) << 32
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    fn decode(word: u64) -> Self {
+        Self { slot: word as u32, number: (word >> 32) as u32 }
+    }
+}
 
 /// One word of the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,21 +86,15 @@ pub enum Frame {
     },
     /// Primary to worker: accept the connections of this slot.
     Listen {
-        /// The slot.
-        slot: u32,
+        /// The loan of the slot's socket.
+        loan: Loan,
         /// The backlog that the socket has.
         backlog: u32,
     },
-    /// Primary to worker: accept the connections of this slot no more.
-    Release {
-        /// The slot.
-        slot: u32,
-    },
-    /// Worker to primary: it accepts the connections of this slot no more.
-    Released {
-        /// The slot.
-        slot: u32,
-    },
+    /// Primary to worker: accept from this socket no more.
+    Release(Loan),
+    /// Worker to primary: it accepts from this socket no more.
+    Released(Loan),
 }
 
 /// Bytes that are no frame. The channel they came from is beyond repair.
@@ -102,9 +117,9 @@ impl Frame {
             Self::Deliver { first, count, sources, sent } => (2, sources, count, sent.0, first),
             Self::Adopted { through, delay } => (3, false, 0, delay, through),
             Self::Returned { first, count } => (4, false, count, 0, first),
-            Self::Listen { slot, backlog } => (5, false, 0, backlog, slot.into()),
-            Self::Release { slot } => (6, false, 0, 0, slot.into()),
-            Self::Released { slot } => (7, false, 0, 0, slot.into()),
+            Self::Listen { loan, backlog } => (5, false, 0, backlog, loan.encode()),
+            Self::Release(loan) => (6, false, 0, 0, loan.encode()),
+            Self::Released(loan) => (7, false, 0, 0, loan.encode()),
         };
         let mut bytes = [0; FRAME_LEN];
         bytes[0] = kind;
@@ -124,7 +139,6 @@ impl Frame {
         let time = u32::from_le_bytes([t0, t1, t2, t3]);
         let seq = u64::from_le_bytes(seq);
         let batch = (1..=MAX_BATCH).contains(&count) && seq.checked_add(u64::from(count)).is_some();
-        let slot = u32::try_from(seq).ok().filter(|_| count == 0);
         match (kind, flag, time) {
             (1, 0, 0) if seq == 0 => Ok(Self::Hello { version: count }),
             (2, _, _) if batch => {
@@ -132,9 +146,9 @@ impl Frame {
             }
             (3, 0, _) if count == 0 => Ok(Self::Adopted { through: seq, delay: time }),
             (4, 0, 0) if batch => Ok(Self::Returned { first: seq, count }),
-            (5, 0, backlog) => Ok(Self::Listen { slot: slot.ok_or(Malformed)?, backlog }),
-            (6, 0, 0) => Ok(Self::Release { slot: slot.ok_or(Malformed)? }),
-            (7, 0, 0) => Ok(Self::Released { slot: slot.ok_or(Malformed)? }),
+            (5, 0, backlog) if count == 0 => Ok(Self::Listen { loan: Loan::decode(seq), backlog }),
+            (6, 0, 0) if count == 0 => Ok(Self::Release(Loan::decode(seq))),
+            (7, 0, 0) if count == 0 => Ok(Self::Released(Loan::decode(seq))),
             _ => Err(Malformed),
         }
     }
@@ -174,6 +188,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn loans() -> impl Strategy<Value = Loan> {
+        any::<(u32, u32)>().prop_map(|(slot, number)| Loan { slot, number })
+    }
+
     fn frames() -> impl Strategy<Value = Frame> {
         let seq = 0..u64::MAX - u64::from(MAX_BATCH);
         let count = 1..=MAX_BATCH;
@@ -184,9 +202,9 @@ mod tests {
             ),
             any::<(u64, u32)>().prop_map(|(through, delay)| Frame::Adopted { through, delay }),
             (seq, count).prop_map(|(first, count)| Frame::Returned { first, count }),
-            any::<(u32, u32)>().prop_map(|(slot, backlog)| Frame::Listen { slot, backlog }),
-            any::<u32>().prop_map(|slot| Frame::Release { slot }),
-            any::<u32>().prop_map(|slot| Frame::Released { slot }),
+            (loans(), any::<u32>()).prop_map(|(loan, backlog)| Frame::Listen { loan, backlog }),
+            loans().prop_map(Frame::Release),
+            loans().prop_map(Frame::Released),
         ]
     }
 

@@ -215,10 +215,10 @@ impl Balancer {
     }
 }
 
-/// Why the kernel cannot steer connections here, or nothing if it can. Tried once, for about a millisecond.
+/// Why the kernel cannot steer connections here, or nothing if it can. The first time it is tried, for about a millisecond.
 #[napi]
 pub fn steering_obstacle() -> Option<String> {
-    probe::obstacle().map(str::to_owned)
+    probe::obstacle()
 }
 
 /// Enough that a worker under load never waits for the next batch, few enough that a stuck one

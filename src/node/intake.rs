@@ -16,11 +16,13 @@ use napi::bindgen_prelude::{
 use napi::{Env, Status};
 use napi_derive::napi;
 
+use crate::channel::frame::Loan;
 use crate::sys::callback_scope::{CallbackContext, EventLoop};
 use crate::sys::page::Page;
 use crate::sys::poll::Poll;
 use crate::sys::socket;
 use crate::worker::intake::{Arrived, Intake as Native, Message};
+use crate::worker::room;
 
 /// Connections taken in one turn of the event loop, so that others have theirs.
 const CONNECTIONS_PER_TURN: usize = 64;
@@ -49,9 +51,9 @@ type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>);
 
 type OnConnections = FunctionRef<FnArgs<Connections>, ()>;
 
-/// A slot, and the descriptor and the backlog of a socket that its connections are to be accepted from, or nothing when
-/// they are to be accepted no more.
-type Listening = (u32, Option<i32>, u32);
+/// A slot, the number of a loan of its socket, and the socket's descriptor and backlog; no descriptor when the socket is
+/// to be closed.
+type Listening = (u32, u32, Option<i32>, u32);
 
 type OnListening = FunctionRef<FnArgs<Listening>, ()>;
 
@@ -85,7 +87,7 @@ impl Intake {
         env: Env,
         fd: i32,
         on_connections: Function<'_, FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>)>, ()>,
-        on_listening: Function<'_, FnArgs<(u32, Option<i32>, u32)>, ()>,
+        on_listening: Function<'_, FnArgs<(u32, u32, Option<i32>, u32)>, ()>,
     ) -> Result<Self> {
         let native = socket::duplicate(fd).and_then(Native::open).map_err(failed)?;
         let shared = Rc::new(Shared {
@@ -127,19 +129,12 @@ impl Intake {
         open.as_mut().and_then(|open| open.native.take_counters()).map(Page::array)
     }
 
-    /// How many connections may be accepted from sockets before this is to be asked again. 0: none, for lack of
-    /// descriptors.
+    /// The socket of a loan is closed. (Where that cannot be said the channel ends, which says it as well.)
     #[napi]
-    pub fn room(&self) -> u32 {
+    pub fn released(&self, slot: u32, number: u32) {
+        let loan = Loan { slot, number };
         let mut open = self.shared.open.borrow_mut();
-        open.as_mut().map_or(0, |open| open.native.room())
-    }
-
-    /// The connections of a slot are accepted no more. (Where that cannot be said the channel ends, which says it as well.)
-    #[napi]
-    pub fn released(&self, slot: u32) {
-        let mut open = self.shared.open.borrow_mut();
-        if open.as_mut().is_some_and(|open| open.native.released(slot).is_err()) {
+        if open.as_mut().is_some_and(|open| open.native.released(loan).is_err()) {
             open.take();
         }
     }
@@ -164,14 +159,16 @@ impl Shared {
             };
             match received {
                 Ok(Some(Message::Connections(connections))) => arrived.extend(connections),
-                Ok(Some(Message::Listen { slot, socket, backlog })) => {
+                Ok(Some(Message::Listen { loan: Loan { slot, number }, socket, backlog })) => {
                     self.take_over(&mut arrived);
-                    let listening = (slot, Some(socket::release(socket)), backlog);
-                    self.call(|open| &open.on_listening, listening.into());
+                    self.call(
+                        |open| &open.on_listening,
+                        || (slot, number, Some(socket::release(socket)), backlog).into(),
+                    );
                 }
-                Ok(Some(Message::Release { slot })) => {
+                Ok(Some(Message::Release(Loan { slot, number }))) => {
                     self.take_over(&mut arrived);
-                    self.call(|open| &open.on_listening, (slot, None, 0).into());
+                    self.call(|open| &open.on_listening, || (slot, number, None, 0).into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => ended = true,
@@ -179,33 +176,40 @@ impl Shared {
         }
         self.take_over(&mut arrived);
         if ended {
-            self.call(|open| &open.on_connections, Connections::default().into());
+            self.call(|open| &open.on_connections, || Connections::default().into());
             self.open.take();
         }
     }
 
     fn take_over(&self, arrived: &mut Vec<Arrived>) {
         if !arrived.is_empty() {
-            let connections = to_javascript(std::mem::take(arrived));
-            self.call(|open| &open.on_connections, connections.into());
+            let arrived = std::mem::take(arrived);
+            self.call(|open| &open.on_connections, || to_javascript(arrived).into());
         }
     }
 
+    /// Calls a function, with arguments that own descriptors from the moment in which it is called, and not before.
     fn call<Args: JsValuesTupleIntoVec>(
         &self,
         which: impl FnOnce(&Open) -> &FunctionRef<Args, ()>,
-        args: Args,
+        args: impl FnOnce() -> Args,
     ) {
         // That JavaScript cannot be entered any more is the end of the environment.
         let _ = self.context.enter(|env| {
             // The borrow ends before JavaScript runs, which may close the intake, or have closed it.
             let function = self.open.borrow().as_ref().map(|open| which(open).borrow_back(env));
             let Some(function) = function else { return };
-            if let Err(error) = function.and_then(|function| function.call(args)) {
+            if let Err(error) = function.and_then(|function| function.call(args())) {
                 env.fatal_exception(error);
             }
         });
     }
+}
+
+/// How many connections this process may accept from sockets before it is to ask again. 0: none, for lack of descriptors.
+#[napi]
+pub fn room() -> u32 {
+    room::grant()
 }
 
 fn to_javascript(connections: Vec<Arrived>) -> Connections {

@@ -13,13 +13,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::accept_loops::{AcceptLoop, AcceptLoops, Ending};
 use super::config::Config;
 use super::handover::HandOver;
 use super::handover::accept::{self, Turn};
 use super::handover::identify::Identify;
 use super::handover::refuse::{self, Refusal};
 use super::kernel::{Steering, TakenOut};
-use super::listeners::{Acceptor, Listeners, Released};
 use super::report::{Report, Stats};
 use super::workers::channel::{Connection, End, WorkerChannel};
 use super::workers::channel_watch::Stage;
@@ -41,7 +41,7 @@ enum Sockets {
     /// None: connections are injected, or none are accepted any more.
     None,
     /// One from which this process accepts all connections.
-    HandOver(#[expect(dead_code, reason = "held open")] Arc<OwnedFd>),
+    HandOver(#[expect(dead_code, reason = "held open")] OwnedFd),
     /// One for each slot.
     Kernel(Steering),
 }
@@ -50,7 +50,7 @@ struct State {
     channels: Channels,
     handover: HandOver,
     sockets: Sockets,
-    listeners: Listeners,
+    accept_loops: AcceptLoops,
     /// Our copies of connections that workers have taken over, to be closed without the lock: that takes a while.
     taken: Vec<Connection>,
     refused: u64,
@@ -85,7 +85,11 @@ impl State {
         self.handover.unsettled() + self.refusing
     }
 
+    /// Closes the channels.
     fn settle(&mut self) {
+        if let Sockets::Kernel(steering) = &mut self.sockets {
+            steering.count_all(&self.channels);
+        }
         self.channels.close();
         if let Some(closing) = &mut self.closing {
             closing.settled = true;
@@ -107,7 +111,7 @@ impl Core {
             channels: Channels::default(),
             handover: HandOver::new(hasher, config.limits, identify, now),
             sockets: Sockets::None,
-            listeners: Listeners::default(),
+            accept_loops: AcceptLoops::default(),
             taken: Vec::new(),
             refused: 0,
             refusing: 0,
@@ -132,10 +136,9 @@ impl Core {
 
     /// Accepts everything from a socket that listens.
     pub(super) fn accept_from(self: &Arc<Self>, socket: OwnedFd) -> io::Result<()> {
-        let socket = Arc::new(socket);
-        let acceptor = self.start_accepting(Arc::clone(&socket))?;
+        let accepting = self.start_accepting(&socket)?;
         self.act(|state, _| {
-            state.listeners.accept(0, true, || Some(acceptor));
+            state.accept_loops.run(0, true, || Some(accepting));
             state.sockets = Sockets::HandOver(socket);
         });
         Ok(())
@@ -167,14 +170,14 @@ impl Core {
     }
 
     /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
-    pub(super) fn stop_accepting(self: &Arc<Self>) -> Released {
+    pub(super) fn stop_accepting(self: &Arc<Self>) -> Ending {
         self.ask(|state, now| {
-            let released = state.listeners.close();
+            let released = state.accept_loops.close();
             match &mut state.sockets {
                 Sockets::None => {}
                 Sockets::HandOver(_) => state.sockets = Sockets::None,
                 Sockets::Kernel(steering) => {
-                    for socket in steering.close() {
+                    for socket in steering.close(&mut state.channels) {
                         let mut accepted = accept::drain(&socket);
                         let mut turn = Turn { accepted: &mut accepted, shed: 0 };
                         state.handover.admit(&mut turn, &mut state.channels, now);
@@ -233,12 +236,19 @@ impl Core {
     }
 
     /// Everything ends at once.
-    pub(super) fn end(&self) -> Released {
+    pub(super) fn end(&self) -> Ending {
         let mut state = self.lock();
+        let State { sockets, channels, .. } = &mut *state;
+        if let Sockets::Kernel(steering) = sockets {
+            for socket in steering.close(channels) {
+                // Or workers that are busy would keep the port.
+                let _ = socket::shutdown(socket.as_fd());
+            }
+        }
+        state.sockets = Sockets::None;
         state.channels.close();
         state.handover.end();
-        state.sockets = Sockets::None;
-        state.listeners.close()
+        state.accept_loops.close()
     }
 
     /// The way of a connection that is handed over. Returns for how long others may wait.
@@ -354,9 +364,9 @@ impl Core {
         for report in effects.reports {
             (self.report)(report);
         }
-        for (channel, slot) in effects.released {
+        for (channel, loan) in effects.released {
             if let Sockets::Kernel(steering) = &mut state.sockets {
-                steering.released(channel, slot, &state.channels, now);
+                steering.given_back(channel, loan, &state.channels, now);
             }
         }
         for (connection, refusal) in effects.refused {
@@ -372,22 +382,24 @@ impl Core {
             steering.sockets().map(|(socket, open)| (Arc::clone(socket), open)).collect();
         state.retry_at = state.retry_at.filter(|&retry| retry > now);
         for (index, (socket, open)) in sockets.into_iter().enumerate() {
-            let start = || self.start_accepting(Arc::clone(&socket)).ok();
-            if !state.listeners.accept(index, open, start) {
+            let start = || self.start_accepting(&socket).ok();
+            if !state.accept_loops.run(index, open, start) {
                 state.retry_at = Some(now + RETRY);
             }
             if !open && steering.is_quiet(index, now) {
-                state.listeners.set_alarm(index, || self.start_alarm(index, socket));
+                state.accept_loops.set_alarm(index, || self.start_alarm(index, socket));
             } else {
-                state.listeners.clear_alarm(index);
+                state.accept_loops.clear_alarm(index);
             }
         }
     }
 
-    fn start_accepting(self: &Arc<Self>, socket: Arc<OwnedFd>) -> io::Result<Acceptor> {
+    fn start_accepting(self: &Arc<Self>, socket: &OwnedFd) -> io::Result<AcceptLoop> {
+        // A descriptor of its own, as the socket may be watched by an alarm, or by a loop that is just ending.
+        let own = socket.try_clone()?;
         let listener = {
             let _runtime = self.runtime.enter();
-            readiness::register(socket, Interest::READABLE)?
+            readiness::register(own, Interest::READABLE)?
         };
         let core = Arc::clone(self);
         let (release, released) = channel();
@@ -398,7 +410,7 @@ impl Core {
             let free_descriptors = || core.free_descriptors();
             let _ = accept::run(listener, admit, free_descriptors).await;
         });
-        Ok(Acceptor { task: task.abort_handle(), released })
+        Ok(AcceptLoop { task: task.abort_handle(), released })
     }
 
     /// Tells of the next connection to a socket that a worker accepts from.

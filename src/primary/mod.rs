@@ -1,14 +1,14 @@
 //! The primary's side. A connection comes to its worker on one of two ways: through this process ([`handover`]), or by the
 //! [`kernel`] alone. Both follow one table of slots and [`workers`]. `core` holds what changes under one lock,
-//! [`balancer`] runs it on the thread of [`runtime`] with the accept loops of `listeners`; [`config`] is what it is told,
+//! [`balancer`] runs it on the thread of [`runtime`] with the loops of `accept_loops`; [`config`] is what it is told,
 //! [`report`] what it tells.
 
+mod accept_loops;
 pub mod balancer;
 pub mod config;
 mod core;
 pub mod handover;
 pub mod kernel;
-mod listeners;
 pub mod report;
 pub mod runtime;
 pub mod workers;

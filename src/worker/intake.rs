@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::room::Room;
 use crate::channel::clock::Stamp;
-use crate::channel::frame::{Frame, VERSION};
+use crate::channel::frame::{Frame, Loan, VERSION};
 use crate::channel::passing::{self, PassingReader, Received};
 use crate::sys::page::{COUNTERS, Page};
 
@@ -27,20 +26,17 @@ pub struct Arrived {
 pub enum Message {
     /// Connections.
     Connections(Vec<Arrived>),
-    /// The connections of this slot are to be accepted from this socket.
+    /// The connections of a slot are to be accepted from this socket.
     Listen {
-        /// The slot.
-        slot: u32,
+        /// The loan of the slot's socket.
+        loan: Loan,
         /// The socket, which listens.
         socket: OwnedFd,
         /// Its backlog.
         backlog: u32,
     },
-    /// The connections of this slot are to be accepted no more; [`Intake::released`] says that they are not.
-    Release {
-        /// The slot.
-        slot: u32,
-    },
+    /// A socket is to be closed; [`Intake::released`] says that it is.
+    Release(Loan),
 }
 
 enum Counters {
@@ -54,7 +50,6 @@ pub struct Intake {
     channel: OwnedFd,
     /// Where accepted connections are counted, until JavaScript has it.
     counters: Counters,
-    room: Room,
     reader: PassingReader,
     /// What was received and is not acknowledged yet: the last connection, and when the first was sent.
     received: Option<(u64, Stamp)>,
@@ -67,7 +62,6 @@ impl Intake {
         Ok(Self {
             channel,
             counters: Counters::None,
-            room: Room::default(),
             reader: PassingReader::default(),
             received: None,
         })
@@ -87,14 +81,14 @@ impl Intake {
                 let Received { fds, sources, .. } = received;
                 Ok(Some(Message::Connections(self.delivered(first, count, sent, fds, sources)?)))
             }
-            Frame::Listen { slot, backlog } if (slot as usize) < COUNTERS => {
+            Frame::Listen { loan, backlog } if (loan.slot as usize) < COUNTERS => {
                 if let Some(socket) = self.lent(received.fds) {
-                    return Ok(Some(Message::Listen { slot, socket, backlog }));
+                    return Ok(Some(Message::Listen { loan, socket, backlog }));
                 }
-                self.released(slot)?;
+                self.released(loan)?;
                 Ok(Some(Message::Connections(Vec::new())))
             }
-            Frame::Release { slot } => Ok(Some(Message::Release { slot })),
+            Frame::Release(loan) => Ok(Some(Message::Release(loan))),
             _ => Err(unexpected("no word of the primary's")),
         }
     }
@@ -143,15 +137,9 @@ impl Intake {
         }
     }
 
-    /// How many connections may be accepted before this is to be asked again. 0: none, for lack of descriptors; the
-    /// sockets must be closed, and [`released`](Self::released).
-    pub fn room(&mut self) -> u32 {
-        self.room.grant()
-    }
-
-    /// The connections of a slot are accepted no more.
-    pub fn released(&mut self, slot: u32) -> io::Result<()> {
-        self.say(Frame::Released { slot })
+    /// A socket is closed.
+    pub fn released(&mut self, loan: Loan) -> io::Result<()> {
+        self.say(Frame::Released(loan))
     }
 
     /// Takes over what was received: from here on the primary never gives it to another. After an
@@ -302,25 +290,30 @@ mod tests {
         heard(&near);
         let (socket, _) = socket::pair().unwrap();
         let page = Page::new().unwrap();
-        let listen = Frame::Listen { slot: 3, backlog: 9 };
+        let loan = Loan { slot: 3, number: 5 };
+        let listen = Frame::Listen { loan, backlog: 9 };
         passing::give(near.as_fd(), listen, &[socket.as_fd(), page.as_fd()]).unwrap();
         let lent = intake.receive().unwrap().unwrap();
-        assert!(matches!(lent, Message::Listen { slot: 3, backlog: 9, .. }), "{lent:?}");
+        assert!(
+            matches!(lent, Message::Listen { loan: l, backlog: 9, .. } if l == loan),
+            "{lent:?}"
+        );
         assert!(intake.take_counters().is_some());
         assert!(intake.take_counters().is_none());
-        passing::say(near.as_fd(), Frame::Release { slot: 3 }).unwrap();
+        passing::say(near.as_fd(), Frame::Release(loan)).unwrap();
         let release = intake.receive().unwrap().unwrap();
-        assert!(matches!(release, Message::Release { slot: 3 }), "{release:?}");
-        intake.released(3).unwrap();
-        assert_eq!(heard(&near), [Frame::Released { slot: 3 }]);
+        assert!(matches!(release, Message::Release(l) if l == loan), "{release:?}");
+        intake.released(loan).unwrap();
+        assert_eq!(heard(&near), [Frame::Released(loan)]);
     }
 
     #[test]
     fn a_socket_that_did_not_arrive_is_released_at_once() {
         let (near, mut intake) = channel();
         heard(&near);
-        passing::say(near.as_fd(), Frame::Listen { slot: 1, backlog: 9 }).unwrap();
+        let loan = Loan { slot: 1, number: 5 };
+        passing::say(near.as_fd(), Frame::Listen { loan, backlog: 9 }).unwrap();
         assert!(arrived(&mut intake).is_empty());
-        assert_eq!(heard(&near), [Frame::Released { slot: 1 }]);
+        assert_eq!(heard(&near), [Frame::Released(loan)]);
     }
 }

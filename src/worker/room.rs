@@ -1,6 +1,9 @@
 //! How many connections this process may accept before it runs out of descriptors. libuv closes all that wait when it
 //! gets none, so somebody else has to accept before.
 
+use std::io::ErrorKind;
+use std::sync::{Mutex, PoisonError};
+
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Connections after which to ask again at the latest, as limits change.
@@ -9,21 +12,23 @@ const ASKED_AFTER: u64 = 64;
 /// Descriptors that are left to others.
 const RESERVE: u64 = 8;
 
+/// Grants so many connections to who asks; after them it is to be asked again. 0: there is no room, and sockets must not
+/// be accepted from.
+pub fn grant() -> u32 {
+    static ROOM: Mutex<Room> = Mutex::new(Room { limit: 0, granting: 0 });
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    ROOM.lock().unwrap_or_else(PoisonError::into_inner).grant_below(limit, open_descriptors)
+}
+
 /// Knows the room that there was, and how much of it was granted since.
 #[derive(Debug, Default)]
-pub struct Room {
+struct Room {
     limit: u64,
     /// Half of what was free when it was counted last, and not granted yet.
     granting: u64,
 }
 
 impl Room {
-    /// Grants so many connections; after them it is to be asked again. 0: there is no room.
-    pub fn grant(&mut self) -> u32 {
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        self.grant_below(limit, open_descriptors)
-    }
-
     fn grant_below(&mut self, limit: u64, count: impl FnOnce() -> Option<u64>) -> u32 {
         if limit != self.limit || self.granting == 0 {
             self.limit = limit;
@@ -37,10 +42,13 @@ impl Room {
     }
 }
 
-/// How many descriptors are open, one of them for counting.
+/// How many descriptors are open, one of them for counting; as far as this system tells.
 fn open_descriptors() -> Option<u64> {
-    let open = std::fs::read_dir("/dev/fd").ok()?;
-    u64::try_from(open.count()).ok()
+    match std::fs::read_dir("/dev/fd") {
+        Ok(open) => u64::try_from(open.count()).ok(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(0),
+        Err(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +96,6 @@ mod tests {
     #[test]
     fn this_process_has_room() {
         assert!(open_descriptors().is_some_and(|open| open > 2));
-        assert!(Room::default().grant() > 0);
+        assert!(grant() > 0);
     }
 }

@@ -111,10 +111,12 @@ impl HandOver {
                 Answer::Returned(first, count) => {
                     // The worker has no descriptors: at once it would have none again.
                     self.queue.pause(channel, now + EXHAUSTED_PAUSE);
-                    self.queue.returned(channel, first, count, now)
+                    let returned = self.queue.returned(channel, first, count, now);
+                    open.latency.returned(self.queue.is_in_flight(channel));
+                    returned
                 }
-                Answer::Released(slot) => {
-                    self.effects.released.push((channel, slot));
+                Answer::Released(loan) => {
+                    self.effects.released.push((channel, loan));
                     Ok(())
                 }
             };

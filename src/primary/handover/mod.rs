@@ -28,6 +28,7 @@ use super::report::Report;
 use super::workers::channel::{Connection, End};
 use super::workers::channels::Channels;
 use super::workers::table::{Channel, Entry};
+use crate::channel::frame::Loan;
 use crate::client::hash::ClientHasher;
 use crate::sys::socket::{self, Accepted};
 
@@ -43,8 +44,8 @@ pub struct Effects {
     pub taken: Vec<Connection>,
     /// Connections to be refused.
     pub refused: Vec<(OwnedFd, Refusal)>,
-    /// Slots whose sockets workers accept from no more.
-    pub released: Vec<(Channel, u32)>,
+    /// Loans that have ended.
+    pub released: Vec<(Channel, Loan)>,
     /// What JavaScript is to be told.
     pub reports: Vec<Report>,
 }

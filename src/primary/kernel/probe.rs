@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use super::group::Group;
 use crate::client::address::Ipv6Prefix;
 use crate::client::hash::{ClientHasher, slot};
+use crate::sys::page::Page;
 use crate::sys::socket as system;
 
 const SLOTS: u32 = 4;
@@ -24,21 +25,27 @@ const CONNECTIONS: u8 = 8;
 /// How long one may take on loopback, in milliseconds.
 const ARRIVAL_TIME: u16 = 200;
 
-/// Why the kernel cannot steer, or `None` if it can. Tried once for the process.
-pub fn obstacle() -> Option<&'static str> {
-    static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
-    OBSTACLE.get_or_init(try_out).as_deref()
-}
-
-fn try_out() -> Option<String> {
+/// Why the kernel cannot steer, or `None` if it can. Tried until it is known, for the process.
+pub fn obstacle() -> Option<String> {
+    static STEERS: OnceLock<bool> = OnceLock::new();
     if !cfg!(target_os = "linux") {
         return Some("only Linux can".to_owned());
     }
-    match ipv4().and_then(|works| Ok(works && ipv6()?)) {
-        Ok(true) => None,
-        Ok(false) => Some("the kernel ignores the program that chooses a slot".to_owned()),
+    let steers = STEERS.get().copied().map_or_else(try_out, Ok);
+    match steers {
+        // That it failed may pass, as a lack of descriptors does.
         Err(error) => Some(format!("the kernel refuses: {error}")),
+        Ok(steers) => {
+            let known = STEERS.get_or_init(|| steers);
+            (!known).then(|| "the kernel ignores the program that chooses a slot".to_owned())
+        }
     }
+}
+
+fn try_out() -> io::Result<bool> {
+    // What workers count in.
+    Page::new()?;
+    Ok(ipv4()? && ipv6()?)
 }
 
 /// Tries several addresses of the loopback network.
@@ -87,7 +94,7 @@ fn arrives(group: &Group, hasher: &ClientHasher, from: IpAddr, to: SocketAddr) -
     let sockets = group.sockets();
     let mut polled: Vec<_> =
         sockets.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
-    poll(&mut polled, PollTimeout::from(ARRIVAL_TIME))?;
+    while poll(&mut polled, PollTimeout::from(ARRIVAL_TIME)) == Err(Errno::EINTR) {}
     Ok(system::accept(sockets[slot as usize].as_fd()).is_ok())
 }
 

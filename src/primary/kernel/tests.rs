@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::probe::bound;
 use super::*;
-use crate::channel::frame::VERSION;
+use crate::channel::frame::{Frame, Loan, VERSION};
 use crate::channel::passing::{self, PassingReader};
 use crate::client::address::Ipv6Prefix;
 use crate::client::hash::ClientHasher;
@@ -57,26 +57,28 @@ struct Worker {
     far: OwnedFd,
     reader: PassingReader,
     /// The sockets that it accepts from.
-    sockets: BTreeMap<u32, OwnedFd>,
+    sockets: BTreeMap<u32, (Loan, OwnedFd)>,
 }
 
 impl Worker {
     fn obey(&mut self) {
         while let Ok(Some(received)) = self.reader.receive(self.far.as_fd()) {
             match received.frame {
-                Frame::Listen { slot, .. } => {
+                Frame::Listen { loan, .. } => {
                     let socket = received.fds.into_iter().next().expect("the socket");
-                    self.sockets.insert(slot, socket);
+                    self.sockets.insert(loan.slot, (loan, socket));
                 }
-                Frame::Release { slot } => self.give_back(slot),
+                Frame::Release(loan) => self.give_back(loan),
                 other => panic!("{other:?}"),
             }
         }
     }
 
-    fn give_back(&mut self, slot: u32) {
-        self.sockets.remove(&slot);
-        passing::say(self.far.as_fd(), Frame::Released { slot }).unwrap();
+    fn give_back(&mut self, loan: Loan) {
+        if self.sockets.get(&loan.slot).is_some_and(|(present, _)| *present == loan) {
+            self.sockets.remove(&loan.slot);
+        }
+        passing::say(self.far.as_fd(), Frame::Released(loan)).unwrap();
     }
 }
 
@@ -122,9 +124,9 @@ impl World {
             Step::ReadAnswers(n) => self.read_answers(n),
             Step::GiveBack(n) => {
                 if let Some(worker) = &mut self.workers[n]
-                    && let Some((&slot, _)) = worker.sockets.first_key_value()
+                    && let Some(&(loan, _)) = worker.sockets.values().next()
                 {
-                    worker.give_back(slot);
+                    worker.give_back(loan);
                 }
             }
             Step::Wait(milliseconds) => self.now += Duration::from_millis(milliseconds),
@@ -150,8 +152,8 @@ impl World {
                 return;
             }
             for answer in said {
-                if let Answer::Released(slot) = answer {
-                    self.steering.released(worker.channel, slot, &self.channels, self.now);
+                if let Answer::Released(loan) = answer {
+                    self.steering.given_back(worker.channel, loan, &self.channels, self.now);
                 }
             }
         }
@@ -183,7 +185,7 @@ impl World {
 
     /// The primary, or a worker that lives and has been given the socket, though it may not know yet.
     fn assert_somebody_accepts(&self, slot: u32) {
-        let holder = self.steering.members[slot as usize].holder;
+        let holder = self.steering.slots[slot as usize].holder();
         let lives = holder.is_some_and(|holder| self.channels.get(holder).is_some());
         assert!(self.primary_accepts(slot) || lives, "nobody accepts for slot {slot}");
     }
@@ -207,6 +209,22 @@ impl World {
     }
 }
 
+/// A worker without descriptors gives its socket back just when the primary takes it back, and gets it again.
+#[test]
+fn answers_that_cross_are_not_taken_for_each_other() {
+    let mut world = World::new();
+    let one = |n| Step::Table(vec![Some(n)]);
+    for step in [Step::Come(0), Step::Come(1), one(0), Step::Obey(0), Step::GiveBack(0), one(1)] {
+        world.step(step);
+    }
+    // The primary takes the first answer for that to its own word, and lends to the second worker and back.
+    for step in [Step::ReadAnswers(0), one(0), Step::Wait(2000), Step::Obey(0), one(1)] {
+        world.step(step);
+    }
+    world.settle();
+    assert_eq!(world.accepting(0), [world.workers[1].as_ref().unwrap().channel]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -220,7 +238,7 @@ proptest! {
         for slot in 0..5 {
             let serving = world.table.serving(slot);
             prop_assert_eq!(world.accepting(slot), serving.into_iter().collect::<Vec<_>>());
-            let exists = (slot as usize) < world.steering.members.len();
+            let exists = (slot as usize) < world.steering.slots.len();
             prop_assert_eq!(world.primary_accepts(slot), exists && serving.is_none());
         }
     }

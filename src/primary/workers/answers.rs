@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::channel::frame::{Frame, FrameReader, VERSION};
+use crate::channel::frame::{Frame, FrameReader, Loan, VERSION};
 
 /// What a worker said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Answer {
     /// As [`Frame::Returned`].
     Returned(u64, u16),
     /// As [`Frame::Released`].
-    Released(u32),
+    Released(Loan),
 }
 
 /// It said what cannot be. Nothing after that means anything.
@@ -62,7 +62,7 @@ impl AnswerReader {
                 Answer::Adopted { through, delay: Duration::from_micros(delay.into()) }
             }
             Frame::Returned { first, count } if self.greeted => Answer::Returned(first, count),
-            Frame::Released { slot } if self.greeted => Answer::Released(slot),
+            Frame::Released(loan) if self.greeted => Answer::Released(loan),
             _ => return Err(Fault::Garbage),
         };
         Ok(Some(answer))
@@ -90,9 +90,10 @@ mod tests {
     fn a_worker_says_hello_and_then_what_became_of_connections() {
         let adopted = Frame::Adopted { through: 3, delay: 5000 };
         let returned = Frame::Returned { first: 4, count: 2 };
-        let frames = [HELLO, adopted, returned, Frame::Released { slot: 1 }];
+        let loan = Loan { slot: 1, number: 7 };
+        let frames = [HELLO, adopted, returned, Frame::Released(loan)];
         let adopted = Answer::Adopted { through: 3, delay: Duration::from_millis(5) };
-        let answers = [Answer::Hello, adopted, Answer::Returned(4, 2), Answer::Released(1)];
+        let answers = [Answer::Hello, adopted, Answer::Returned(4, 2), Answer::Released(loan)];
         assert_eq!(read(&frames), Ok(answers.to_vec()));
     }
 

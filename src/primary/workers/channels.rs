@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use super::channel::{Sent, WorkerChannel};
 use super::latency::AckLatency;
 use super::table::Channel;
-use crate::channel::frame::Frame;
+use crate::channel::frame::{Frame, Loan};
 use crate::sys::page::Page;
 
 /// A channel, and the worker behind it.
@@ -24,13 +24,13 @@ pub struct OpenChannel {
 
 impl OpenChannel {
     /// Lends the worker the listening socket of a slot.
-    pub fn lend(&mut self, slot: u32, socket: BorrowedFd<'_>, backlog: i32) -> Sent {
+    pub fn lend(&mut self, loan: Loan, socket: BorrowedFd<'_>, backlog: i32) -> Sent {
         if self.counters.is_none() {
             self.counters = Page::new().ok();
         }
         // No descriptors, or no memory.
         let Some(counters) = &self.counters else { return Sent::Exhausted };
-        let frame = Frame::Listen { slot, backlog: u32::try_from(backlog).unwrap_or(0) };
+        let frame = Frame::Listen { loan, backlog: u32::try_from(backlog).unwrap_or(0) };
         self.channel.say(frame, &[socket, counters.as_fd()])
     }
 

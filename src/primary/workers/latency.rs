@@ -62,6 +62,11 @@ impl AckLatency {
         }
     }
 
+    /// It could not receive something, and owes more or not.
+    pub fn returned(&mut self, more: bool) {
+        self.owing = self.owing.filter(|_| more);
+    }
+
     /// It has acknowledged something by `now`, and owes more or not.
     pub fn acknowledged(&mut self, latency: Duration, more: bool, now: Instant) {
         self.average = averaged(self.average, latency);

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 
 /// An accept loop.
-pub struct Acceptor {
+pub struct AcceptLoop {
     /// Runs it.
     pub task: AbortHandle,
     /// Disconnected once the loop and its share of the socket are gone.
@@ -19,43 +19,43 @@ pub struct Acceptor {
 
 /// What runs for a socket.
 #[derive(Default)]
-struct Listener {
-    acceptor: Option<Acceptor>,
+struct Socket {
+    accepting: Option<AcceptLoop>,
     alarm: Option<AbortHandle>,
 }
 
 /// What runs for each socket.
 #[derive(Default)]
-pub struct Listeners {
-    listeners: Vec<Listener>,
+pub struct AcceptLoops {
+    sockets: Vec<Socket>,
     /// Loops that were told to end.
     ending: Vec<Receiver<()>>,
 }
 
-impl Listeners {
+impl AcceptLoops {
     /// Has an accept loop run for a socket, or none. Returns whether that is so now.
-    pub fn accept(
+    pub fn run(
         &mut self,
         index: usize,
         wanted: bool,
-        start: impl FnOnce() -> Option<Acceptor>,
+        start: impl FnOnce() -> Option<AcceptLoop>,
     ) -> bool {
-        let acceptor = &mut self.listener(index).acceptor;
-        if wanted && acceptor.is_none() {
-            *acceptor = start();
+        let accepting = &mut self.socket(index).accepting;
+        if wanted && accepting.is_none() {
+            *accepting = start();
         }
-        let running = acceptor.is_some();
-        if !wanted && let Some(acceptor) = acceptor.take() {
-            acceptor.task.abort();
+        let running = accepting.is_some();
+        if !wanted && let Some(accepting) = accepting.take() {
+            accepting.task.abort();
             self.ending.retain(|released| !is_gone(released));
-            self.ending.push(acceptor.released);
+            self.ending.push(accepting.released);
         }
         running || !wanted
     }
 
     /// Has an alarm set on a socket.
     pub fn set_alarm(&mut self, index: usize, set: impl FnOnce() -> AbortHandle) {
-        let alarm = &mut self.listener(index).alarm;
+        let alarm = &mut self.socket(index).alarm;
         if alarm.as_ref().is_none_or(AbortHandle::is_finished) {
             *alarm = Some(set());
         }
@@ -63,37 +63,37 @@ impl Listeners {
 
     /// Ends the alarm on a socket.
     pub fn clear_alarm(&mut self, index: usize) {
-        if let Some(alarm) = self.listener(index).alarm.take() {
+        if let Some(alarm) = self.socket(index).alarm.take() {
             alarm.abort();
         }
     }
 
     /// Ends all; returns what to wait for.
-    pub fn close(&mut self) -> Released {
-        for listener in std::mem::take(&mut self.listeners) {
-            if let Some(alarm) = listener.alarm {
+    pub fn close(&mut self) -> Ending {
+        for socket in std::mem::take(&mut self.sockets) {
+            if let Some(alarm) = socket.alarm {
                 alarm.abort();
             }
-            if let Some(acceptor) = listener.acceptor {
-                acceptor.task.abort();
-                self.ending.push(acceptor.released);
+            if let Some(accepting) = socket.accepting {
+                accepting.task.abort();
+                self.ending.push(accepting.released);
             }
         }
-        Released(std::mem::take(&mut self.ending))
+        Ending(std::mem::take(&mut self.ending))
     }
 
-    fn listener(&mut self, index: usize) -> &mut Listener {
-        if self.listeners.len() <= index {
-            self.listeners.resize_with(index + 1, Listener::default);
+    fn socket(&mut self, index: usize) -> &mut Socket {
+        if self.sockets.len() <= index {
+            self.sockets.resize_with(index + 1, Socket::default);
         }
-        &mut self.listeners[index]
+        &mut self.sockets[index]
     }
 }
 
 /// Accept loops that end.
-pub struct Released(Vec<Receiver<()>>);
+pub struct Ending(Vec<Receiver<()>>);
 
-impl Released {
+impl Ending {
     /// Waits until they are gone, and the port is free. Not under the lock, which they take.
     pub fn wait(self) {
         for released in self.0 {

@@ -11,7 +11,7 @@ const { test } = require('node:test')
 const { createBalancer } = require('..')
 const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
 const { directory } = require('./support/places')
-const { signal, start, workersOf } = require('./support/process')
+const { balanced, signal, start, workersOf } = require('./support/process')
 const { kernelSteers } = require('./support/steering')
 
 const none = () => []
@@ -213,6 +213,30 @@ test('what a worker has accepted is counted though it was killed', async (t) => 
       { accepted: 100, delivered: 100, adopted: 100, waiting: 0 },
     )
     assert.equal(slots[0].adopted, 100)
+  }
+})
+
+test('the counters are complete after close()', async (t) => {
+  for (const steering of WAYS) {
+    const { primary, port } = await balanced(t, { options: { steering } })
+    await workersOf(port, 200)
+    await primary.call('close')
+    const { accepted, adopted, waiting } = await primary.call('stats')
+    assert.deepEqual({ accepted, adopted, waiting }, { accepted: 200, adopted: 200, waiting: 0 })
+  }
+})
+
+test('the port of a process that exits is free though its workers are busy', async (t) => {
+  for (const steering of WAYS) {
+    const { primary, port } = await balanced(t, { workers: 1, options: { steering } })
+    const [worker] = await workersOf(port, 1)
+    t.after(() => signal(worker, 'SIGKILL'))
+    signal(worker, 'SIGSTOP')
+    primary.call('exit').catch(() => {})
+    await primary.exited
+    const next = net.createServer().listen(port, '127.0.0.1')
+    await once(next, 'listening')
+    next.close()
   }
 })
 

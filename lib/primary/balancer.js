@@ -96,7 +96,7 @@ class Balancer extends net.Server {
     const { _handle: handle } = /** @type {any} */ (this)
     this.#obstacleHere = this.#obstacle ?? obstacleTo(handle, addressType, fd, flags)
     if (this.#options.steering === 'kernel' && this.#obstacleHere) {
-      this._handle = null
+      Object.assign(this, { _handle: null })
       const error = kernelCannotSteer(this.#obstacleHere)
       // A host name is known only later, when nobody is there to catch it.
       if (this.#inListen) throw error

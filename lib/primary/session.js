@@ -21,6 +21,16 @@ const REFRESH_INTERVAL = 1000
 let lastChannel = 0
 
 /**
+ * Those that listen. Workers share their sockets: a process that exits has to shut them down, or its port stays taken
+ * until they have noticed.
+ * @type {Set<Session>}
+ */
+const listening = new Set()
+process.on('exit', () => {
+  for (const session of listening) session.abort()
+})
+
+/**
  * @typedef {object} Channel
  * @property {number} id what the worker knows it by
  * @property {Member} member
@@ -115,9 +125,16 @@ class Session {
     // Now, as the server may listen elsewhere before the last channel of this session is opened.
     this.#address = this.#server.address()
     this.#pipe = typeof this.#address === 'string' || this.#server._handle?.constructor.name === 'Pipe'
+    listening.add(this)
     workers().on('change', this.#onChange)
     this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
     this.#refresh()
+  }
+
+  /** Everything ends at once, with the process. */
+  abort() {
+    this.#last ??= this.#native.stats()
+    this.#native.dispose()
   }
 
   close() {
@@ -288,6 +305,7 @@ class Session {
   }
 
   #end() {
+    listening.delete(this)
     workers().off('change', this.#onChange)
     clearInterval(this.#timer)
     this.#last = this.#native.stats()

@@ -9,7 +9,7 @@ const { balancerOptions } = require('../options')
 const { ClusterSlots } = require('./cluster-slots')
 const { takeOver } = require('./listening-handle')
 const { Session } = require('./session')
-const { obstacleIn, obstacleTo } = require('./steering')
+const { PATH, obstacleIn, obstacleTo } = require('./steering')
 
 /** @typedef {InstanceType<typeof Session>} BalancerSession */
 
@@ -37,7 +37,6 @@ class Balancer extends net.Server {
   #obstacle
   /** @type {string | undefined} the same of the latest listen() */
   #obstacleHere
-  #inListen = false
 
   /**
    * @param {unknown} [activeWorkers]
@@ -73,16 +72,6 @@ class Balancer extends net.Server {
     })
   }
 
-  /** @param {any[]} args */
-  listen(...args) {
-    this.#inListen = true
-    try {
-      return super.listen(...args)
-    } finally {
-      this.#inListen = false
-    }
-  }
-
   // Node's own, which makes a server listen once it is known where.
   /**
    * @param {string | null} address
@@ -98,8 +87,8 @@ class Balancer extends net.Server {
     if (this.#options.steering === 'kernel' && this.#obstacleHere) {
       Object.assign(this, { _handle: null })
       const error = kernelCannotSteer(this.#obstacleHere)
-      // A host name is known only later, when nobody is there to catch it.
-      if (this.#inListen) throw error
+      // A host is looked up first, and then nobody is there to catch it.
+      if (typeof address !== 'string' || addressType === PATH) throw error
       process.nextTick(() => this.emit('error', error))
       return
     }

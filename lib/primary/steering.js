@@ -36,4 +36,4 @@ function obstacleTo(handle, addressType, fd, flags = 0) {
   if (flags & REUSE_PORT) return 'with reusePort other programs share the address'
 }
 
-module.exports = { obstacleIn, obstacleTo }
+module.exports = { PATH, obstacleIn, obstacleTo }

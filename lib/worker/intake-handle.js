@@ -141,10 +141,10 @@ class IntakeHandle {
       if (room === 0) listeners.giveAllBack()
     }
     const accepted = (/** @type {number} */ slot, /** @type {any} */ client) => {
+      if (debug.enabled) debug('adopting %j', peerOf(client))
       // For each connection, so without calling anything that costs.
       if (counters) counters[slot]++
       if (--room <= 0) askForRoom()
-      if (debug.enabled) debug('adopting %j', peerOf(client))
       mark(client, marked, undefined)
       this.#adopt(client)
     }

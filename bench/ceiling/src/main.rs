@@ -41,6 +41,8 @@ fn main() -> ExitCode {
 
 /// Everything in turn, in rounds, so that what the machine does besides meets all alike.
 fn measure(arguments: &Arguments) -> Outcome<Value> {
+    // First, as what waits later is served from memory that is freed then.
+    let waiting = primary::cost_of_waiting(arguments.crowd)?;
     let mut rounds = Vec::new();
     for round in 0..arguments.rounds {
         let raw = raw::measure(arguments.duration)?;
@@ -54,6 +56,5 @@ fn measure(arguments: &Arguments) -> Outcome<Value> {
         eprintln!("ceiling: round {} of {}", round + 1, arguments.rounds);
         rounds.push(json!({ "raw": raw, "primary": primaries }));
     }
-    let waiting = primary::cost_of_waiting(arguments.crowd)?;
     Ok(json!({ "rounds": rounds, "waiting": waiting }))
 }

@@ -1,6 +1,5 @@
 //! What a balancer tells: what happened, and its counters.
 
-use super::handover::queue::{SlotStats, Totals};
 use super::workers::channel::End;
 use super::workers::table::Channel;
 
@@ -15,6 +14,30 @@ pub enum Report {
     Ended(Channel, End),
     /// After [`Balancer::close`](super::balancer::Balancer::close): nothing waits any more, all channels are closed.
     Settled,
+}
+
+/// Counters of a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotStats {
+    /// The channel that serves the slot.
+    pub serving: Option<Channel>,
+    /// Connections not sent yet.
+    pub waiting: usize,
+    /// Connections sent and not yet adopted.
+    pub in_flight: usize,
+    /// Connections adopted since the slot exists.
+    pub adopted: u64,
+}
+
+/// Counters of deliveries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections sent to a worker; one that had to be sent twice counts once.
+    pub delivered: u64,
+    /// Connections that a worker took over.
+    pub adopted: u64,
+    /// Times a connection was sent again, its worker having gone or been unable to receive it.
+    pub redelivered: u64,
 }
 
 /// Counters of a balancer.

@@ -13,12 +13,12 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-pub use slot::SlotStats;
 use slot::{Slot, Waiting};
 pub use window::Violation;
 use window::{InFlight, Window};
 
 use crate::client::hash::{self, ClientHash};
+use crate::primary::report::{SlotStats, Totals};
 use crate::primary::workers::table::{Channel, Entry, Table};
 
 /// How much may wait, and how long.
@@ -31,17 +31,6 @@ pub struct Limits {
     /// Connections in flight to a worker; more wait here, where they can still go elsewhere without
     /// the worker's end.
     pub in_flight_per_channel: usize,
-}
-
-/// Counters of the whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections sent to a worker; one that had to be sent twice counts once.
-    pub delivered: u64,
-    /// Connections that a worker took over.
-    pub adopted: u64,
-    /// Times a connection was sent again, its worker having gone or been unable to receive it.
-    pub redelivered: u64,
 }
 
 /// A run of connections to send to one channel, in order. Offered by [`DeliveryQueue::offer`]; nothing

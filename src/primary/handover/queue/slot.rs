@@ -4,20 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::client::hash::ClientHash;
+use crate::primary::report::SlotStats;
 use crate::primary::workers::table::Channel;
-
-/// Counters of a slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SlotStats {
-    /// The channel that serves the slot.
-    pub serving: Option<Channel>,
-    /// Connections not sent yet.
-    pub waiting: usize,
-    /// Connections sent and not yet adopted.
-    pub in_flight: usize,
-    /// Connections adopted since the slot exists.
-    pub adopted: u64,
-}
 
 /// A connection that waits.
 #[derive(Debug)]

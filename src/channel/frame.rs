@@ -36,7 +36,7 @@ pub const MAX_BATCH: u16 = 64;
 pub struct Loan {
     /// The slot.
     pub slot: u32,
-    /// The number of the loan, which another one gets only after four thousand million more.
+    /// The number of the loan among those of its slot, modulo 2^32.
     pub number: u32,
 }
 

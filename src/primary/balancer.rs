@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Poll};
 use tokio::io::Interest;
@@ -15,25 +15,17 @@ use super::config::{Config, Way};
 use super::core::Core;
 use super::handover::accept::Turn;
 use super::handover::identify::Identify;
-use super::kernel::Steering;
-use super::kernel::group::Group;
 use super::report::{Report, Stats};
 use super::runtime::Runtime;
 use super::workers::channel::WorkerChannel;
 use super::workers::channel_watch::ChannelWatch;
 use super::workers::table::{Channel, Entry};
-use crate::client::hash::ClientHasher;
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
-
-/// What a queue of the kernel holds beyond what may wait for a worker, so that there is room until it is looked at.
-const SPARE_BACKLOG: usize = 1024;
 
 /// A balancer from `listen` to `close`. Dropping it ends everything at once.
 pub struct Balancer {
     core: Arc<Core>,
-    hasher: ClientHasher,
-    max_pending: usize,
     /// The clock, and what watches connections that are not identified yet.
     tasks: Vec<AbortHandle>,
     runtime: Runtime,
@@ -52,8 +44,6 @@ impl Balancer {
             let registry = poll.registry().try_clone()?;
             Ok::<_, io::Error>(Identify::new(config.identifier.clone(), config.look, registry))
         });
-        let hasher = config.identifier.hasher.clone();
-        let max_pending = config.limits.pending_per_slot;
         let core = Core::new(config, identify.transpose()?, runtime.handle().clone(), report);
         let core = Arc::new(core);
         let mut tasks = vec![runtime.handle().spawn(keep_time(Arc::clone(&core))).abort_handle()];
@@ -61,24 +51,14 @@ impl Balancer {
             let watching = runtime.handle().spawn(watch(Arc::clone(&core), poll));
             tasks.push(watching.abort_handle());
         }
-        Ok(Self { core, hasher, max_pending, tasks, runtime })
+        Ok(Self { core, tasks, runtime })
     }
 
     /// Makes a bound socket listen, and takes its connections in until [`close`](Self::close).
     pub fn listen(&mut self, socket: OwnedFd, backlog: i32, way: Way) -> io::Result<()> {
         match way {
-            Way::HandOver => {
-                socket::listen(socket.as_fd(), backlog)?;
-                self.core.accept_from(socket)
-            }
-            Way::Kernel => {
-                // Who waits for a worker waits in the kernel's queue.
-                let waiting = i32::try_from(self.max_pending.saturating_add(SPARE_BACKLOG));
-                let backlog = backlog.max(waiting.unwrap_or(i32::MAX));
-                let group = Group::listen(socket, self.hasher.clone(), backlog)?;
-                self.core.steer(Steering::new(group, self.max_pending, Instant::now()));
-                Ok(())
-            }
+            Way::HandOver => self.core.hand_over(&socket, backlog),
+            Way::Kernel => self.core.steer(socket, backlog),
         }
     }
 

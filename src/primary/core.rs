@@ -19,6 +19,7 @@ use super::handover::HandOver;
 use super::handover::accept::{self, Turn};
 use super::handover::identify::Identify;
 use super::handover::refuse::{self, Refusal};
+use super::kernel::group::Group;
 use super::kernel::{Steering, TakenOut};
 use super::report::{Report, Stats};
 use super::workers::channel::{Connection, End, WorkerChannel};
@@ -36,20 +37,14 @@ const MAX_REFUSING: usize = 1024;
 /// How long what failed for want of descriptors is left alone.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The way in.
-enum Sockets {
-    /// None: connections are injected, or none are accepted any more.
-    None,
-    /// One from which this process accepts all connections.
-    HandOver(#[expect(dead_code, reason = "held open")] OwnedFd),
-    /// One for each slot.
-    Kernel(Steering),
-}
+/// What a queue of the kernel holds beyond what may wait for a worker, so that there is room until it is looked at.
+const SPARE_BACKLOG: usize = 1024;
 
 struct State {
     channels: Channels,
     handover: HandOver,
-    sockets: Sockets,
+    /// Where the kernel steers.
+    steering: Option<Steering>,
     accept_loops: AcceptLoops,
     /// Our copies of connections that workers have taken over, to be closed without the lock: that takes a while.
     taken: Vec<Connection>,
@@ -87,7 +82,7 @@ impl State {
 
     /// Closes the channels.
     fn settle(&mut self) {
-        if let Sockets::Kernel(steering) = &mut self.sockets {
+        if let Some(steering) = &mut self.steering {
             steering.count_all(&self.channels);
         }
         self.channels.close();
@@ -110,7 +105,7 @@ impl Core {
         let state = State {
             channels: Channels::default(),
             handover: HandOver::new(hasher, config.limits, identify, now),
-            sockets: Sockets::None,
+            steering: None,
             accept_loops: AcceptLoops::default(),
             taken: Vec::new(),
             refused: 0,
@@ -134,19 +129,23 @@ impl Core {
         self.rescheduled.notified().await;
     }
 
-    /// Accepts everything from a socket that listens.
-    pub(super) fn accept_from(self: &Arc<Self>, socket: OwnedFd) -> io::Result<()> {
-        let accepting = self.start_accepting(&socket)?;
-        self.act(|state, _| {
-            state.accept_loops.run(0, true, || Some(accepting));
-            state.sockets = Sockets::HandOver(socket);
-        });
+    /// Makes a bound socket listen, and hands over all its connections.
+    pub(super) fn hand_over(self: &Arc<Self>, socket: &OwnedFd, backlog: i32) -> io::Result<()> {
+        socket::listen(socket.as_fd(), backlog)?;
+        let accepting = self.start_accepting(socket)?;
+        self.ask(|state, _| state.accept_loops.run(0, true, || Some(accepting)));
         Ok(())
     }
 
-    /// Has the kernel steer.
-    pub(super) fn steer(self: &Arc<Self>, steering: Steering) {
-        self.act(|state, _| state.sockets = Sockets::Kernel(steering));
+    /// Makes a bound socket listen, and has the kernel steer its connections.
+    pub(super) fn steer(self: &Arc<Self>, socket: OwnedFd, backlog: i32) -> io::Result<()> {
+        let max_pending = self.config.limits.pending_per_slot;
+        // Who waits for a worker waits in the kernel's queue.
+        let waiting = i32::try_from(max_pending.saturating_add(SPARE_BACKLOG));
+        let backlog = backlog.max(waiting.unwrap_or(i32::MAX));
+        let group = Group::listen(socket, self.config.identifier.hasher.clone(), backlog)?;
+        self.ask(|state, now| state.steering = Some(Steering::new(group, max_pending, now)));
+        Ok(())
     }
 
     /// A connection was over before it came here.
@@ -173,17 +172,13 @@ impl Core {
     pub(super) fn stop_accepting(self: &Arc<Self>) -> Ending {
         self.ask(|state, now| {
             let released = state.accept_loops.close();
-            match &mut state.sockets {
-                Sockets::None => {}
-                Sockets::HandOver(_) => state.sockets = Sockets::None,
-                Sockets::Kernel(steering) => {
-                    for socket in steering.close(&mut state.channels) {
-                        let mut accepted = accept::drain(&socket);
-                        let mut turn = Turn { accepted: &mut accepted, shed: 0 };
-                        state.handover.admit(&mut turn, &mut state.channels, now);
-                        // Workers share it, and may take their time to close it.
-                        let _ = socket::shutdown(socket.as_fd());
-                    }
+            if let Some(steering) = &mut state.steering {
+                for socket in steering.close(&mut state.channels) {
+                    let mut accepted = accept::drain(&socket);
+                    let mut turn = Turn { accepted: &mut accepted, shed: 0 };
+                    state.handover.admit(&mut turn, &mut state.channels, now);
+                    // Workers share it, and may take their time to close it.
+                    let _ = socket::shutdown(socket.as_fd());
                 }
             }
             released
@@ -220,7 +215,7 @@ impl Core {
                 waiting: queue.waiting(),
                 slots: queue.slot_stats().collect(),
             };
-            if let Sockets::Kernel(steering) = &mut state.sockets {
+            if let Some(steering) = &mut state.steering {
                 steering.add_to(&mut stats, &state.channels);
             }
             stats
@@ -229,23 +224,19 @@ impl Core {
 
     /// Why the kernel does not steer, where it was told to.
     pub(super) fn steering_failure(&self) -> Option<String> {
-        match &self.lock().sockets {
-            Sockets::Kernel(steering) => steering.failure().map(ToString::to_string),
-            _ => None,
-        }
+        let state = self.lock();
+        state.steering.as_ref().and_then(Steering::failure).map(ToString::to_string)
     }
 
     /// Everything ends at once.
     pub(super) fn end(&self) -> Ending {
         let mut state = self.lock();
-        let State { sockets, channels, .. } = &mut *state;
-        if let Sockets::Kernel(steering) = sockets {
-            for socket in steering.close(channels) {
+        if let Some(mut steering) = state.steering.take() {
+            for socket in steering.close(&mut state.channels) {
                 // Or workers that are busy would keep the port.
                 let _ = socket::shutdown(socket.as_fd());
             }
         }
-        state.sockets = Sockets::None;
         state.channels.close();
         state.handover.end();
         state.accept_loops.close()
@@ -284,7 +275,7 @@ impl Core {
     /// A channel has ended.
     pub(super) fn on_end(self: &Arc<Self>, channel: Channel, end: End) {
         self.act(|state, now| {
-            if let Sockets::Kernel(steering) = &mut state.sockets {
+            if let Some(steering) = &mut state.steering {
                 steering.ended(channel, &state.channels);
             }
             state.channels.remove(channel);
@@ -296,7 +287,7 @@ impl Core {
     pub(super) fn tick(self: &Arc<Self>) -> Option<Instant> {
         self.act(|state, now| {
             state.handover.tick(&mut state.channels, now);
-            if let Sockets::Kernel(steering) = &mut state.sockets {
+            if let Some(steering) = &mut state.steering {
                 for channel in steering.expect_answers() {
                     state.handover.on_readable(channel, &mut state.channels);
                 }
@@ -365,7 +356,7 @@ impl Core {
             (self.report)(report);
         }
         for (channel, loan) in effects.released {
-            if let Sockets::Kernel(steering) = &mut state.sockets {
+            if let Some(steering) = &mut state.steering {
                 steering.given_back(channel, loan, &state.channels, now);
             }
         }
@@ -376,7 +367,7 @@ impl Core {
 
     /// Brings the sockets to those who are to accept from them.
     fn follow(self: &Arc<Self>, state: &mut State, now: Instant) {
-        let Sockets::Kernel(steering) = &mut state.sockets else { return };
+        let Some(steering) = &mut state.steering else { return };
         steering.follow(state.handover.queue().table(), &mut state.channels, now);
         let sockets: Vec<_> =
             steering.sockets().map(|(socket, open)| (Arc::clone(socket), open)).collect();
@@ -422,7 +413,7 @@ impl Core {
                 let _ = watched.readable().await;
             }
             core.act(|state, now| {
-                if let Sockets::Kernel(steering) = &mut state.sockets {
+                if let Some(steering) = &mut state.steering {
                     steering.wake(index, now);
                 }
             });
@@ -486,10 +477,7 @@ impl Core {
     /// When something is due, but for patience that ends.
     fn soon(&self, state: &mut State, now: Instant) -> Option<Instant> {
         let handover = state.handover.next_due(&state.channels, now);
-        let steering = match &state.sockets {
-            Sockets::Kernel(steering) => steering.next_due(now),
-            _ => None,
-        };
+        let steering = state.steering.as_ref().and_then(|steering| steering.next_due(now));
         let starving = state.starving_since.map(|since| {
             // A delay of zero must not keep the thread busy.
             since + self.config.retry_delay.max(Duration::from_millis(1))

@@ -131,13 +131,23 @@ pub fn release(fd: OwnedFd) -> RawFd {
     fd.into_raw_fd()
 }
 
+/// Non-blocking and close-on-exec, where a new socket can be so at once; elsewhere `set_flags` follows.
+#[cfg(target_os = "linux")]
+const NEW: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
+#[cfg(not(target_os = "linux"))]
+const NEW: SockFlag = SockFlag::empty();
+
+/// A stream socket, non-blocking and close-on-exec.
+pub fn stream(family: AddressFamily) -> io::Result<OwnedFd> {
+    let fd = socket::socket(family, SockType::Stream, NEW, None)?;
+    #[cfg(not(target_os = "linux"))]
+    set_flags(&fd)?;
+    Ok(fd)
+}
+
 /// The two ends of an anonymous channel, non-blocking and close-on-exec.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    #[cfg(target_os = "linux")]
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    #[cfg(not(target_os = "linux"))]
-    let flags = SockFlag::empty();
-    let ends = socket::socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+    let ends = socket::socketpair(AddressFamily::Unix, SockType::Stream, None, NEW)?;
     #[cfg(not(target_os = "linux"))]
     for end in [&ends.0, &ends.1] {
         set_flags(end)?;

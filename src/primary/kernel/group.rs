@@ -5,8 +5,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, getsockname,
-    getsockopt, setsockopt, socket, sockopt,
+    AddressFamily, SockaddrLike as _, SockaddrStorage, bind, getsockname, getsockopt, setsockopt,
+    sockopt,
 };
 
 use super::program::{MAX_SLOTS, program};
@@ -65,11 +65,7 @@ impl Group {
         let first = &self.sockets[0];
         let address: SockaddrStorage = getsockname(first.as_raw_fd())?;
         let family = address.family().unwrap_or(AddressFamily::Inet);
-        #[cfg(target_os = "linux")]
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        #[cfg(not(target_os = "linux"))]
-        let flags = SockFlag::empty();
-        let joining = socket(family, SockType::Stream, flags, None)?;
+        let joining = system::stream(family)?;
         if family == AddressFamily::Inet6 {
             let only = getsockopt(first, sockopt::Ipv6V6Only)?;
             setsockopt(&joining, sockopt::Ipv6V6Only, &only)?;

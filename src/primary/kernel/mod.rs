@@ -48,7 +48,6 @@ pub struct Steering {
     accepted: u64,
     /// The most that was ever said to have come in. A connection that is just being taken out of a queue is nowhere.
     came_in: u64,
-    last_loan: u32,
     max_pending: usize,
     /// Why the kernel's program does not know the slots that there are. Then all connections are handed over.
     failure: Option<io::Error>,
@@ -65,7 +64,6 @@ impl Steering {
             slots: Vec::new(),
             accepted: 0,
             came_in: 0,
-            last_loan: 0,
             max_pending,
             failure: None,
             retry_at: None,
@@ -84,8 +82,7 @@ impl Steering {
         for ((number, slot), socket) in (0..).zip(&mut self.slots).zip(group.sockets()) {
             let wanted = table.serving(number).filter(|_| self.failure.is_none());
             slot.recall(wanted, channels);
-            self.last_loan = self.last_loan.wrapping_add(1);
-            slot.lend(wanted, self.last_loan, (socket, group.backlog()), channels, now);
+            slot.lend(wanted, (socket, group.backlog()), channels, now);
         }
     }
 

@@ -7,9 +7,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, socket,
-};
+use nix::sys::socket::{AddressFamily, SockaddrStorage, bind, connect, getsockname};
 
 use super::group::Group;
 use crate::client::address::Ipv6Prefix;
@@ -119,11 +117,7 @@ pub(super) fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<OwnedFd> 
 
 fn tcp(at: SocketAddr) -> io::Result<OwnedFd> {
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    #[cfg(target_os = "linux")]
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    #[cfg(not(target_os = "linux"))]
-    let flags = SockFlag::empty();
-    let socket = socket(family, SockType::Stream, flags, None)?;
+    let socket = system::stream(family)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
     Ok(socket)
 }

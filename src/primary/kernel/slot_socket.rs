@@ -34,7 +34,8 @@ struct Lent {
 
 /// The socket of a slot.
 pub struct SlotSocket {
-    slot: u32,
+    /// The latest loan, or the one before the first.
+    latest: Loan,
     lent: Option<Lent>,
     /// Until when it is lent to nobody.
     rest_until: Option<Instant>,
@@ -47,7 +48,8 @@ pub struct SlotSocket {
 impl SlotSocket {
     /// The socket of a slot, with the primary.
     pub fn new(slot: u32, now: Instant) -> Self {
-        Self { slot, lent: None, rest_until: None, accepted: 0, watch: Watch::new(now) }
+        let latest = Loan { slot, number: 0 };
+        Self { latest, lent: None, rest_until: None, accepted: 0, watch: Watch::new(now) }
     }
 
     /// The worker that has it.
@@ -88,7 +90,6 @@ impl SlotSocket {
     pub fn lend(
         &mut self,
         wanted: Option<Channel>,
-        number: u32,
         (socket, backlog): (&OwnedFd, i32),
         channels: &mut Channels,
         now: Instant,
@@ -101,11 +102,12 @@ impl SlotSocket {
         else {
             return;
         };
-        let loan = Loan { slot: self.slot, number };
+        let loan = Loan { number: self.latest.number.wrapping_add(1), ..self.latest };
         // Before the worker can count.
-        let seen = open.accepted(self.slot);
+        let seen = open.accepted(loan.slot);
         match open.lend(loan, socket.as_fd(), backlog) {
             Sent::Yes => {
+                self.latest = loan;
                 self.lent = Some(Lent { channel, loan, stage: Stage::Lent, seen });
                 self.watch = Watch::new(now);
             }
@@ -138,7 +140,7 @@ impl SlotSocket {
     pub fn count(&mut self, channels: &Channels) -> u64 {
         let Some(lent) = &mut self.lent else { return 0 };
         let Some(open) = channels.get(lent.channel) else { return 0 };
-        let accepted = open.accepted(self.slot);
+        let accepted = open.accepted(lent.loan.slot);
         // A worker may write what it likes.
         let more = accepted.saturating_sub(lent.seen);
         lent.seen = accepted;

@@ -222,7 +222,7 @@ declare namespace sticky {
      *
      * @default 'auto'
      * @throws {Error} `ERR_STICKY_STEERING`: it is `'kernel'`, and the kernel cannot; by `createBalancer`, or by `listen`
-     * for a path, `fd`, `handle` or `reusePort`
+     * for a path, `fd`, `handle` or `reusePort` (with a host, which is looked up first, it is an `'error'` event)
      * @since 4.0.0
      */
     steering?: 'auto' | 'kernel' | 'handover'

@@ -220,7 +220,9 @@ test('guarantee 10, clean ends: what reaches a worker after it was disconnected 
   const slots = [leaving]
   const balancer = await balancing(t, slots)
   await served(balancer)
-  // From here on it waits for events, on all its descriptors.
+  // The answer to the second call comes in a later turn of its event loop than that which the channel was opened in:
+  // from here on it waits for events, on all its descriptors.
+  await leaving.call('look', 'server')
   await leaving.call('look', 'server')
   signal(leaving.pid, 'SIGSTOP')
   await until(() => processState(leaving.pid) === 'T')

@@ -254,7 +254,66 @@ declare namespace sticky {
     reason: string
   }
 
-  /** Counts from the balancer's first `listen` on; `waiting` and `slots` are as of now. */
+  /**
+   * Why a worker takes no more connections. `'closed'`: it closed its server, was disconnected, or died. `'silent'`: it did not
+   * take its channel in time (and is offered another). `'fault'`: it speaks another version, or nonsense. `'broken'`: the
+   * system failed.
+   */
+  type EndReason = 'closed' | 'silent' | 'fault' | 'broken'
+
+  /** A slot has a worker from now on, or has not. */
+  interface SlotEvent {
+    slot: number
+    /** The worker's process. */
+    pid: number
+    up: boolean
+    /** `'replaced'`: another worker has its slot. `'removed'`: the slot has no worker any more, or does not exist. */
+    reason: 'listening' | 'replaced' | 'removed' | EndReason
+  }
+
+  /** A worker can take connections from now on, or cannot any more, whether it has a slot or not. */
+  interface WorkerEvent {
+    /** The worker's process. */
+    pid: number
+    up: boolean
+    reason: 'listening' | EndReason
+  }
+
+  /** Connections were refused since the last such event of the same slot and status; at most one a second. */
+  interface RefuseEvent {
+    /** The slot that they were for; `null` where there were no slots, or none was known. */
+    slot: number | null
+    /**
+     * What they were answered. 502: no worker came in time. 503: more than `maxPending` wait. `null`: this process had no file
+     * descriptors left, so that they were closed.
+     */
+    status: 502 | 503 | null
+    /** Why, in words. */
+    reason: string
+    count: number
+  }
+
+  interface BalancerEvents {
+    slot: [event: SlotEvent]
+    worker: [event: WorkerEvent]
+    refuse: [event: RefuseEvent]
+  }
+
+  /**
+   * How long connections waited until their worker took them, as a histogram. Where the kernel steers, workers look at one
+   * connection in 64, and see how long ago its client sent something: what it sends while it waits makes that less, and the
+   * system may count in steps of some milliseconds.
+   */
+  interface WaitTimes {
+    /** The upper bounds of the buckets, in milliseconds. */
+    bounds: number[]
+    /** Connections in each bucket (not below it); one more for those beyond the last bound. */
+    counts: number[]
+    /** Milliseconds in all. */
+    sum: number
+  }
+
+  /** Counts from the balancer's first `listen` on; `waiting`, `slots`, `steering` and `uptime` are as of now. */
   interface BalancerStats {
     /** Connections that came in. */
     accepted: number
@@ -274,7 +333,13 @@ declare namespace sticky {
     identifying: number
     /** Connections not sent yet, whose client is known; where the kernel steers, those in its queues too. */
     waiting: number
+    /** How long those adopted waited. */
+    waits: WaitTimes
     slots: SlotStats[]
+    /** As `balancer.steering`. */
+    steering: Steering | null
+    /** For how many seconds the balancer has listened; 0 if it does not. */
+    uptime: number
   }
 
   interface SlotStats {
@@ -286,6 +351,8 @@ declare namespace sticky {
     inFlight: number
     /** Connections that the slot's workers took over. */
     adopted: number
+    /** The slot's part of all that those of the present slots took over, 0 to 1. */
+    share: number
   }
 
   /**
@@ -304,6 +371,25 @@ declare namespace sticky {
     readonly steering: Steering | null
     /** The counters as they are. */
     stats(): BalancerStats
+    /**
+     * Which slot a client has, and which process serves it; `null` when there are no slots.
+     *
+     * @param client its IP address; with `behindProxy` also what else the header names it by
+     * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: no such thing
+     * @since 4.0.0
+     */
+    slotOf(client: string): { slot: number; pid: number | null } | null
+
+    addListener<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    addListener(event: string | symbol, listener: (...args: any[]) => void): this
+    on<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    on(event: string | symbol, listener: (...args: any[]) => void): this
+    once<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    once(event: string | symbol, listener: (...args: any[]) => void): this
+    prependListener<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    prependListener(event: string | symbol, listener: (...args: any[]) => void): this
+    off<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    off(event: string | symbol, listener: (...args: any[]) => void): this
   }
 }
 

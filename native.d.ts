@@ -12,7 +12,7 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
 /** See [`Native`]. */
 export declare class Balancer {
   /**
-   * Starts nothing. `on_report` gets what happened ("starving", "opened", "ended" or "settled"),
+   * Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused" or "settled"),
    * the channel it is about, and why.
    */
   constructor(options: BalancerOptions, onReport: (arg0: string, arg1: number, arg2: string) => void)
@@ -36,6 +36,10 @@ export declare class Balancer {
   close(): number
   /** The counters as they are. */
   stats(): Stats
+  /** What was refused since the last time. "refused" is reported when there is something, once until it is taken. */
+  takeRefusals(): Array<Refused>
+  /** The slot of the client at an address, or of one that a header names otherwise; nothing when there are no slots. */
+  slotOf(client: string): number | null
   /** Why the kernel does not steer though it was told to, if so: connections are handed over meanwhile. */
   steeringFailure(): string | null
   /**
@@ -111,7 +115,7 @@ export interface Identity {
 /** Whether a word can stand in the option `trustProxy`. */
 export declare function isNetwork(word: string): boolean
 
-/** The word of `known` nearest to `word`, or nothing when there are none. */
+/** The word of `known` that is near enough to `word` to be meant, if one is: with a letter in three wrong at the most. */
 export declare function nearest(word: string, known: Array<string>): string | null
 
 /** A channel just opened. */
@@ -127,6 +131,16 @@ export interface OpenedChannel {
  * an empty entry.
  */
 export declare const PENDING: number
+
+/** Connections refused for one reason. */
+export interface Refused {
+  /** The slot that they were for, if it was known. */
+  slot?: number
+  /** The status of the answer; nothing when there were no descriptors for one. */
+  status?: number
+  /** How many. */
+  count: number
+}
 
 /** How many connections this process may accept from sockets before it is to ask again. 0: none, for lack of descriptors. */
 export declare function room(): number
@@ -171,6 +185,8 @@ export interface Stats {
   rejected: number
   /** Connections whose client is not known yet. */
   identifying: number
+  /** How long those adopted had waited. */
+  waits: WaitTimes
   /** Connections not sent yet. */
   waiting: number
   /** The same per slot. */
@@ -179,3 +195,26 @@ export interface Stats {
 
 /** Why the kernel cannot steer connections here, or nothing if it can. The first time it is tried, for about a millisecond. */
 export declare function steeringObstacle(): string | null
+
+/** The upper bounds of the buckets of [`WaitTimes`], in milliseconds. */
+export declare function waitBounds(): Array<number>
+
+/**
+ * For how many milliseconds a connection has waited that was just accepted, or nothing where the system does not tell.
+ * What its client has sent meanwhile makes it less.
+ */
+export declare function waited(fd: number): number | null
+
+/**
+ * Where the counters of waiting times begin in `Intake.counters`: one for each bucket of `waitBounds()`, one for what
+ * waited longer, and the sum of milliseconds.
+ */
+export declare const WAITS: number
+
+/** How long connections had waited that a worker took over. */
+export interface WaitTimes {
+  /** How many waited so long, for each of `waitBounds()`, and how many longer. */
+  counts: Array<number>
+  /** Milliseconds in all. */
+  sum: number
+}

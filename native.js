@@ -843,3 +843,6 @@ module.exports.nearest = nativeBinding.nearest
 module.exports.PENDING = nativeBinding.PENDING
 module.exports.room = nativeBinding.room
 module.exports.steeringObstacle = nativeBinding.steeringObstacle
+module.exports.waitBounds = nativeBinding.waitBounds
+module.exports.waited = nativeBinding.waited
+module.exports.WAITS = nativeBinding.WAITS

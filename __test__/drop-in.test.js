@@ -82,7 +82,7 @@ for (const [form, file] of [
   })
 }
 
-test('an unknown option is a warning that names it and the nearest known one, and all else works', async (t) => {
+test('an unknown option is a warning that names it, and a known one that is near, and all else works', async (t) => {
   const { program, port } = await running(t, 'unknown-option.js')
   const warnings = await program.call('warnings')
   assert.equal(warnings.length, 2)
@@ -91,8 +91,7 @@ test('an unknown option is a warning that names it and the nearest known one, an
   }
   const [strategy, maxRetry] = warnings.map(({ message }) => message)
   assert.match(strategy, /"strategy"/)
-  // Which one is nearest to a word that resembles none is a matter of taste, but it is one.
-  assert.match(strategy, /nearest known one is "(?!undefined|strategy)[a-zA-Z0-9]+"/)
+  assert.doesNotMatch(strategy, /Did you mean/)
   assert.match(maxRetry, /"maxRetry".*"maxRetries"/)
 
   const clients = clientsOfWorkers(await answers(port, 400, 100))

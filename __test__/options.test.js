@@ -3,10 +3,13 @@
 // What createBalancer() and its options take, refuse and warn about.
 
 const assert = require('node:assert/strict')
+const cluster = require('node:cluster')
 const { once } = require('node:events')
 const net = require('node:net')
 const { test } = require('node:test')
+const recluster = require('recluster')
 const { Balancer, createBalancer, listen } = require('..')
+const { KINDS } = require('./support/worker-server')
 
 const none = () => []
 
@@ -124,12 +127,39 @@ test('all that is documented is taken', () => {
   }
 })
 
-test('an unknown option is a warning that names it and the nearest known one', async () => {
-  const warned = once(process, 'warning')
-  createBalancer(none, { retrydelay: 7 })
-  const [warning] = await warned
-  assert.equal(warning.code, 'STICKY_UNKNOWN_OPTION')
-  assert.match(warning.message, /"retrydelay".*"retryDelay"/)
+test('an unknown option is a warning that names it, and a known one that is near', async () => {
+  for (const [option, message] of [
+    ['retrydelay', /"retrydelay" is unknown .* Did you mean "retryDelay"\?/],
+    ['maxRetrys', /Did you mean "maxRetries"\?/],
+    ['sed', /Did you mean "seed"\?/],
+    ['keepalive', /"keepalive" is unknown and has no effect\. See /],
+    ['_events', /"_events" is unknown and has no effect\. See /],
+  ]) {
+    const warned = once(process, 'warning')
+    createBalancer(none, { [option]: 7 })
+    const [warning] = await warned
+    assert.deepEqual([warning.name, warning.code], ['StickyListenWarning', 'STICKY_UNKNOWN_OPTION'])
+    assert.match(warning.message, message)
+  }
+})
+
+test('a manager, or its workers, in the place of activeWorkers is an error that says what to pass', async (t) => {
+  const { worker } = KINDS['a worker of node:cluster'](t, 'worker-server.js')
+  for (const [first, remedy] of [
+    [
+      cluster,
+      /Received an instance of EventEmitter\. For the workers of node:cluster leave it out: createBalancer\(options\)$/,
+    ],
+    [recluster('x.js'), /Pass the function of the manager: createBalancer\(cluster\.activeWorkers, options\)$/],
+    [cluster.workers, /Pass a function that returns them/],
+    [[worker], /Received an instance of Array\. Pass a function that returns them/],
+    [{ 1: worker.process }, /Pass a function that returns them/],
+  ]) {
+    for (const args of [[first], [first, { maxPending: 9 }]]) {
+      const expected = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', message: remedy }
+      assert.throws(() => createBalancer(...args), expected)
+    }
+  }
 })
 
 test('listen() takes servers only, and only in a worker', () => {
@@ -162,6 +192,10 @@ test('before listen() the counters are zero and the table is empty', () => {
     gone: 0,
     identifying: 0,
     waiting: 0,
+    waits: { bounds: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000], counts: Array(13).fill(0), sum: 0 },
     slots: [],
+    steering: null,
+    uptime: 0,
   })
+  assert.equal(createBalancer(none).slotOf('192.0.2.1'), null)
 })

@@ -4,6 +4,7 @@
 // this package can say has a code that begins with ERR_STICKY_.
 
 const { inspect } = require('node:util')
+const { readOn } = require('./help')
 
 /**
  * @template {Error} E
@@ -15,6 +16,15 @@ function coded(error, code) {
   Error.captureStackTrace(error, coded)
   error.stack = error.stack?.replace(error.name, () => `${error.name} [${code}]`)
   return Object.assign(error, { code })
+}
+
+/**
+ * An error that only this package knows.
+ * @param {string} code
+ * @param {string} message
+ */
+function own(code, message) {
+  return coded(new Error(`${message} ${readOn(code)}`), code)
 }
 
 /** @param {unknown} value */
@@ -32,9 +42,10 @@ function received(value) {
  * @param {string} name what was wrong, as the user wrote it
  * @param {string} expected
  * @param {unknown} value
+ * @param {string} [remedy]
  */
-function invalidArgType(name, expected, value) {
-  const message = `The "${name}" ${kind(name)} must be ${expected}. ${received(value)}`
+function invalidArgType(name, expected, value, remedy) {
+  const message = `The "${name}" ${kind(name)} must be ${expected}. ${received(value)}${remedy ? `. ${remedy}` : ''}`
   return coded(new TypeError(message), 'ERR_INVALID_ARG_TYPE')
 }
 
@@ -73,7 +84,7 @@ function notAWorker() {
     'sticky.listen(server) receives its connections from a balancer in the parent process, but this ' +
     'process has no IPC channel to one. Start it with cluster.fork() or child_process.fork(), or use ' +
     'server.listen().'
-  return coded(new Error(message), 'ERR_STICKY_NOT_A_WORKER')
+  return own('ERR_STICKY_NOT_A_WORKER', message)
 }
 
 /** @param {string} reason */
@@ -81,7 +92,7 @@ function kernelCannotSteer(reason) {
   const message =
     `The option "steering" is 'kernel', but the kernel cannot steer here: ${reason}. Use 'auto' or 'handover', with ` +
     'which the primary process hands the connections over.'
-  return coded(new Error(message), 'ERR_STICKY_STEERING')
+  return own('ERR_STICKY_STEERING', message)
 }
 
 /** @param {string} name */
@@ -89,7 +100,7 @@ function nameTaken(name) {
   const message =
     `A server named ${inspect(name)} already takes the connections of this worker. Close it first, or ` +
     'give this one another name: sticky.listen(server, { name }).'
-  return coded(new Error(message), 'ERR_STICKY_NAME_TAKEN')
+  return own('ERR_STICKY_NAME_TAKEN', message)
 }
 
 module.exports = {

@@ -2,8 +2,10 @@
 
 // What users may pass, checked and completed. The native side trusts what comes from here.
 
+const cluster = require('node:cluster')
 const { createHash, randomBytes } = require('node:crypto')
 const { invalidArgType, invalidArgValue, outOfRange } = require('./errors')
+const warnings = require('./warnings')
 const native = require('../native')
 
 const DEFAULT_NAME = 'default'
@@ -73,9 +75,11 @@ const LISTEN_CHECKS = { name: checkName }
  */
 function balancerOptions(first, second) {
   const positional = typeof first === 'function' ? /** @type {any} */ (first) : undefined
-  if (!positional && first !== undefined && (typeof first !== 'object' || first === null || second !== undefined)) {
+  const remedy = positional ? undefined : remedyFor(first)
+  const isOptions = typeof first === 'object' && first !== null && second === undefined && !remedy
+  if (!positional && first !== undefined && !isOptions) {
     const expected = second === undefined ? 'a function, or an object of options' : 'a function'
-    throw invalidArgType('activeWorkers', expected, first)
+    throw invalidArgType('activeWorkers', expected, first, remedy)
   }
   const given = check(positional || first === undefined ? second : first, BALANCER_CHECKS)
   if (positional && given.activeWorkers !== undefined && given.activeWorkers !== first) {
@@ -102,6 +106,21 @@ function balancerOptions(first, second) {
 }
 
 /**
+ * What somebody should have passed who passed a manager, or workers, for the function that returns them.
+ * @param {any} first
+ */
+function remedyFor(first) {
+  if (first === cluster) return 'For the workers of node:cluster leave it out: createBalancer(options)'
+  if (typeof first?.emit === 'function') {
+    return 'Pass the function of the manager: createBalancer(cluster.activeWorkers, options)'
+  }
+  const values = typeof first === 'object' && first !== null ? Object.values(first) : []
+  if (values.some((value) => typeof (value?.process ?? value)?.send === 'function')) {
+    return 'Pass a function that returns them; for the workers of node:cluster leave it out: createBalancer(options)'
+  }
+}
+
+/**
  * `listen(server, options)`.
  * @param {unknown} options
  * @returns {{ name: string }}
@@ -124,25 +143,9 @@ function check(options, checks) {
     if (value !== undefined) checked[option] = checks[option](value, `options.${option}`)
   }
   for (const option of Object.keys(options)) {
-    if (!Object.hasOwn(checks, option)) warnUnknown(option, Object.keys(checks))
+    if (!Object.hasOwn(checks, option)) warnings.unknownOption(option, native.nearest(option, Object.keys(checks)))
   }
   return checked
-}
-
-/**
- * A warning and no error: programs written for other versions may pass options that they could do
- * without.
- * @param {string} option
- * @param {string[]} known
- */
-function warnUnknown(option, known) {
-  process.emitWarning(
-    `Unknown option "${option}" has no effect. The nearest known one is "${native.nearest(option, known)}".`,
-    {
-      type: 'StickyListenWarning',
-      code: 'STICKY_UNKNOWN_OPTION',
-    },
-  )
 }
 
 /**

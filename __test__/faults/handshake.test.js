@@ -20,8 +20,12 @@ async function odd(t, how, options) {
 
 const unserved = {
   'never listens': /slots: \[4294967295\]/,
-  'speaks another version': new RegExp(`speaks version 99, this process ${VERSION}: it gets no connections`),
-  'says hello in another version': /channel 1 ended: version 9/,
+  'speaks another version': new RegExp(
+    `STICKY_VERSION_MISMATCH.*speaks version 99 of the protocol and this process ${VERSION}\\.`,
+  ),
+  'says hello in another version': new RegExp(
+    `STICKY_VERSION_MISMATCH.*speaks version 9 of the protocol and this process ${VERSION}\\.`,
+  ),
   'says garbage': /channel 1 ended: garbage/,
   'goes in the middle of a word': /channel 1 ended: closed/,
   'acknowledges what it was not sent': /channel 1 ended: garbage/,

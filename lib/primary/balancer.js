@@ -4,12 +4,13 @@
 // workers by native code. No connection is ever seen here.
 
 const net = require('node:net')
-const { kernelCannotSteer } = require('../errors')
+const { invalidArgType, invalidArgValue, kernelCannotSteer } = require('../errors')
 const { balancerOptions } = require('../options')
 const { ClusterSlots } = require('./cluster-slots')
 const { takeOver } = require('./listening-handle')
 const { Session } = require('./session')
 const { PATH, obstacleIn, obstacleTo } = require('./steering')
+const native = require('../../native')
 
 /** @typedef {InstanceType<typeof Session>} BalancerSession */
 
@@ -25,13 +26,17 @@ const NO_STATS = {
   waiting: 0,
 }
 
+const BOUNDS = native.waitBounds()
+
+const NO_WAITS = { counts: [...BOUNDS, Infinity].map(() => 0), sum: 0 }
+
 class Balancer extends net.Server {
   /** @type {BalancerSession | undefined} of the latest listen() */
   #session
   /** @type {Set<BalancerSession>} those whose counters may still change */
   #sessions = new Set()
   /** What the others counted. */
-  #past = NO_STATS
+  #past = { ...NO_STATS, waits: NO_WAITS }
   #options
   /** @type {string | undefined} why the kernel cannot steer, with these options */
   #obstacle
@@ -102,8 +107,26 @@ class Balancer extends net.Server {
 
   /** @returns {import('../..').BalancerStats} */
   stats() {
-    const counters = [...this.#sessions].map((session) => session.stats()).reduce(sum, this.#past)
-    return { ...counters, slots: this.#session?.stats().slots ?? [] }
+    const { waits, ...counters } = [...this.#sessions].map((session) => session.stats()).reduce(sum, this.#past)
+    return {
+      ...counters,
+      waits: { bounds: [...BOUNDS], ...waits },
+      slots: this.#session?.stats().slots ?? [],
+      steering: this.steering,
+      uptime: this.listening ? (this.#session?.uptime ?? 0) : 0,
+    }
+  }
+
+  /**
+   * @param {unknown} client
+   * @returns {{ slot: number, pid: number | null } | null}
+   */
+  slotOf(client) {
+    if (typeof client !== 'string') throw invalidArgType('client', 'of type string', client)
+    if (!net.isIP(client) && !this.#options.behindProxy) {
+      throw invalidArgValue('client', client, 'must be an IP address, as without behindProxy clients are nothing else')
+    }
+    return this.#session?.slotOf(client) ?? null
   }
 }
 
@@ -113,14 +136,19 @@ function clusterTable(name) {
   return () => slots.activeWorkers()
 }
 
+/** @typedef {typeof NO_STATS & { waits: typeof NO_WAITS }} Counters */
+
 /**
- * @param {typeof NO_STATS} a
- * @param {typeof NO_STATS} b
+ * @param {Counters} a
+ * @param {Counters} b
+ * @returns {Counters}
  */
 function sum(a, b) {
-  const total = { ...a }
-  for (const counter of /** @type {(keyof typeof NO_STATS)[]} */ (Object.keys(a))) total[counter] += b[counter]
-  return total
+  const total = { ...NO_STATS }
+  for (const counter of /** @type {(keyof typeof NO_STATS)[]} */ (Object.keys(total)))
+    total[counter] = a[counter] + b[counter]
+  const counts = a.waits.counts.map((count, bucket) => count + b.waits.counts[bucket])
+  return { ...total, waits: { counts, sum: a.waits.sum + b.waits.sum } }
 }
 
 module.exports = { Balancer }

@@ -7,7 +7,11 @@ const { inspect } = require('node:util')
 const debug = require('../debug')
 const messages = require('../messages')
 const native = require('../../native')
+const warnings = require('../warnings')
+const { Advice } = require('./advice')
+const { tell } = require('./events')
 const { HandOver } = require('./hand-over')
+const { Refusals } = require('./refusals')
 const { readTable } = require('./table')
 const { workers } = require('./workers')
 
@@ -31,6 +35,8 @@ process.on('exit', () => {
 })
 
 /**
+ * @typedef {{ channel: number, member: Member }} Serving
+ *
  * @typedef {object} Channel
  * @property {number} id what the worker knows it by
  * @property {Member} member
@@ -64,6 +70,12 @@ class Session {
   #obstacle
   #tableFailed = false
   #closing = false
+  /** @type {(Serving | null)[]} who serves each slot, as far as it was told */
+  #serving = []
+  #refusals
+  /** @type {InstanceType<typeof Advice> | undefined} while it listens */
+  #advice
+  #began = performance.now()
   /** @type {NodeJS.Timeout | undefined} */
   #timer
   /** @type {import('../../native').Stats | undefined} after the end */
@@ -88,6 +100,11 @@ class Session {
       const { maxHeaderSize } = options
       this.#identity = { ...identity, header: cipHeader, maxHeaderSize, key: key.toString('base64') }
     }
+    this.#refusals = new Refusals(
+      () => this.#native.takeRefusals(),
+      (slot, status) => this.#whyRefused(slot, status),
+      (event) => tell(server, 'refuse', event),
+    )
     // Infinity times 0 is no patience, as 0 means none.
     const patience = retryDelay === 0 ? 0 : maxRetries * retryDelay
     this.#native = new native.Balancer(
@@ -126,6 +143,9 @@ class Session {
     this.#address = this.#server.address()
     this.#pipe = typeof this.#address === 'string' || this.#server._handle?.constructor.name === 'Pipe'
     listening.add(this)
+    const { behindProxy, proxyProtocol } = this.#options
+    const path = typeof this.#address === 'string' && !behindProxy && !proxyProtocol ? this.#address : undefined
+    this.#advice = new Advice(this.#options, path)
     workers().on('change', this.#onChange)
     this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
     this.#refresh()
@@ -146,6 +166,7 @@ class Session {
       return
     }
     debug('closing: %d connections to settle', unsettled)
+    this.#advice = undefined
     // They are the server's connections until then: 'close' waits, and so does the process.
     this.#server._connections += 1
     this.#timer?.ref()
@@ -153,11 +174,24 @@ class Session {
 
   stats() {
     const stats = this.#last ?? this.#native.stats()
+    const adopted = stats.slots.reduce((sum, slot) => sum + slot.adopted, 0)
     const slots = stats.slots.map(({ channel, ...counters }) => ({
       pid: this.#channels.get(channel)?.member.pid ?? null,
       ...counters,
+      share: adopted > 0 ? counters.adopted / adopted : 0,
     }))
     return { ...stats, slots }
+  }
+
+  /** Seconds since it listens. */
+  get uptime() {
+    return (performance.now() - this.#began) / 1000
+  }
+
+  /** @param {string} client */
+  slotOf(client) {
+    const slot = this.#last ? null : this.#native.slotOf(client)
+    return slot === null ? null : { slot, pid: this.stats().slots[slot]?.pid ?? null }
   }
 
   #onChange = (/** @type {Member[]} */ changed) => {
@@ -180,6 +214,7 @@ class Session {
       this.#warnTable(error)
       return
     }
+    this.#advice?.look(members, () => this.#native.stats())
     const table = members.map((member) => {
       if (!member) return 0
       this.#known.add(member)
@@ -191,12 +226,39 @@ class Session {
     debug('slots: %j', table)
     this.#table = table
     this.#native.setTable(table)
-    this.#tellSlots()
+    this.#tellSlots('replaced')
   }
 
-  /** Tells each worker which slots it serves now, if that has changed. */
-  #tellSlots() {
+  /**
+   * Tells everybody who serves the slots now, if that has changed.
+   * @param {import('../..').EndReason | 'replaced'} reason why a slot may have lost its worker
+   */
+  #tellSlots(reason) {
     const serving = this.#native.stats().slots.map(({ channel }) => channel)
+    this.#tellWorkers(serving)
+    const before = this.#serving
+    this.#serving = serving.map((channel) => {
+      const member = this.#channels.get(channel)?.member
+      return member ? { channel, member } : null
+    })
+    for (let slot = 0; slot < Math.max(before.length, serving.length); slot++) {
+      const [old, now] = [before[slot], this.#serving[slot]]
+      if (old?.channel === now?.channel) continue
+      if (old) {
+        // The manager may know of its end before the channel does.
+        const ended = old.member.connected ? reason : 'closed'
+        const why = ended === 'replaced' && !now ? 'removed' : ended
+        tell(this.#server, 'slot', { slot, pid: old.member.pid ?? 0, up: false, reason: why })
+      }
+      if (now) tell(this.#server, 'slot', { slot, pid: now.member.pid ?? 0, up: true, reason: 'listening' })
+    }
+  }
+
+  /**
+   * Tells each worker which slots it serves.
+   * @param {number[]} serving the channel of each slot, or 0
+   */
+  #tellWorkers(serving) {
     for (const [number, channel] of this.#channels) {
       const own = serving.flatMap((other, slot) => (other === number ? [slot] : []))
       const told = `${own} of ${serving.length}`
@@ -215,12 +277,8 @@ class Session {
   #warnTable(error) {
     if (this.#tableFailed) return
     this.#tableFailed = true
-    const reason = error instanceof Error ? error.message : inspect(error)
-    process.emitWarning(`activeWorkers() failed, the last table stays in use: ${reason}`, {
-      type: 'StickyListenWarning',
-      code: 'STICKY_ACTIVE_WORKERS_FAILED',
-      detail: error instanceof Error ? error.stack : undefined,
-    })
+    if (error instanceof Error) warnings.activeWorkersFailed(error.message, error.stack)
+    else warnings.activeWorkersFailed(inspect(error))
   }
 
   /**
@@ -278,10 +336,13 @@ class Session {
     } else if (kind === 'opened' && channel) {
       debug('worker %d: channel %d is open', channel.member.pid, number)
       channel.handOver.release()
-      this.#tellSlots()
+      tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: true, reason: 'listening' })
+      this.#tellSlots('replaced')
     } else if (kind === 'ended' && channel) {
       debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
       this.#onEnded(number, channel, detail)
+    } else if (kind === 'refused') {
+      this.#refusals.announce()
     } else if (kind === 'settled') {
       this.#server._connections -= 1
       this.#end()
@@ -298,16 +359,35 @@ class Session {
     handOver.release()
     this.#channels.delete(number)
     if (this.#channelOf.get(member) === number) this.#channelOf.delete(member)
+    const reason = endReason(why)
+    const version = /^version (\d+)$/.exec(why)
+    if (version) warnings.otherVersion(member.pid ?? 0, Number(version[1]), messages.VERSION)
+    tell(this.#server, 'worker', { pid: member.pid ?? 0, up: false, reason })
     // A worker that was only too busy to say hello gets another channel; any other has to listen anew.
     if (why !== 'silent') member.forget(listener)
+    this.#tellSlots(reason)
     this.#refresh()
-    this.#tellSlots()
+  }
+
+  /**
+   * @param {number | null} slot
+   * @param {import('../..').RefuseEvent['status']} status
+   */
+  #whyRefused(slot, status) {
+    if (status === null) return 'no file descriptors are left'
+    if (status === 503) return `more than maxPending (${this.#options.maxPending}) wait for its worker`
+    if (slot === null) return 'activeWorkers() returns no slots'
+    const entry = this.#table[slot]
+    if (entry === native.PENDING) return 'its worker has not called sticky.listen(server)'
+    return entry ? 'its worker has not answered yet' : 'it has no worker'
   }
 
   #end() {
     listening.delete(this)
     workers().off('change', this.#onChange)
     clearInterval(this.#timer)
+    this.#refusals.end()
+    this.#advice = undefined
     this.#last = this.#native.stats()
     // Not left to the garbage collector: native code holds a callback that holds this.
     this.#native.dispose()
@@ -315,6 +395,15 @@ class Session {
     this.#channels.clear()
     this.#onEnd()
   }
+}
+
+/**
+ * @param {string} detail what native code says of the end of a channel
+ * @returns {import('../..').EndReason}
+ */
+function endReason(detail) {
+  if (detail === 'closed' || detail === 'silent' || detail === 'broken') return detail
+  return 'fault'
 }
 
 module.exports = { Session }

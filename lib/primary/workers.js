@@ -7,6 +7,7 @@ const { EventEmitter } = require('node:events')
 const cluster = require('node:cluster')
 const debug = require('../debug')
 const messages = require('../messages')
+const warnings = require('../warnings')
 
 /** @typedef {import('node:child_process').ChildProcess} ChildProcess */
 /** @typedef {import('node:cluster').Worker} ClusterWorker */
@@ -165,8 +166,7 @@ class Workers extends EventEmitter {
   #onMessage(member, message) {
     if (message?.cmd === 'sticky-listen:listening') {
       if (message.version !== messages.VERSION) {
-        const versions = `${message.version}, this process ${messages.VERSION}`
-        debug('worker %d speaks version %s: it gets no connections', member.pid, versions)
+        warnings.otherVersion(member.pid ?? 0, message.version, messages.VERSION)
         return
       }
       debug('worker %d listens as %j', member.pid, message.name)

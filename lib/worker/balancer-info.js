@@ -35,6 +35,11 @@ class BalancerInfo {
     return this.#identifier !== undefined
   }
 
+  /** Among how many slots addresses tell clients apart: 1 where their requests do. */
+  get slotsByAddress() {
+    return this.identifies ? 1 : this.#slots
+  }
+
   /**
    * @param {number} slots
    * @param {number[]} own

@@ -7,6 +7,7 @@ const fs = require('node:fs')
 const net = require('node:net')
 const debug = require('../debug')
 const { mark } = require('./adopted')
+const { Sample, countWait, peerOf } = require('./sample')
 const { SlotListeners } = require('./slot-listeners')
 const native = require('../../native')
 
@@ -67,17 +68,11 @@ function openAll(fds, sources, Connection, balancer) {
   return clients
 }
 
-/** @param {any} client */
-function peerOf(client) {
-  const peer = {}
-  client.getpeername?.(peer)
-  return peer
-}
-
 class IntakeHandle {
   /** @type {Map<native.Intake, InstanceType<typeof SlotListeners>>} with the sockets that came on each */
   #intakes = new Map()
   #onClose
+  #sample = new Sample()
   #referenced = true
   /**
    * The balancer of connections that are not marked with another.
@@ -119,7 +114,7 @@ class IntakeHandle {
       channel.fd,
       (fds, sources) => {
         if (fds) {
-          this.#receive(intake, openAll(fds, sources, Connection, marked))
+          this.#receive(intake, balancer, openAll(fds, sources, Connection, marked))
         } else {
           debug('a balancer closed its channel')
           this.#end(intake)
@@ -146,6 +141,10 @@ class IntakeHandle {
       if (counters) counters[slot]++
       if (--room <= 0) askForRoom()
       mark(client, marked, undefined)
+      if (this.#sample.next()) {
+        const weight = this.#sample.take(client, balancer.slotsByAddress)
+        if (counters) countWait(counters, client, weight)
+      }
       this.#adopt(client)
     }
     this.#intakes.set(intake, listeners)
@@ -153,14 +152,18 @@ class IntakeHandle {
 
   /**
    * @param {native.Intake} intake
+   * @param {BalancerInfo} balancer
    * @param {any[]} clients
    */
-  #receive(intake, clients) {
+  #receive(intake, balancer, clients) {
     // Before the acknowledgement, so that a connection which a killed worker had taken is always in
     // its log.
     if (debug.enabled) for (const client of clients) debug('adopting %j', peerOf(client))
     if (intake.acknowledge()) {
-      for (const client of clients) this.#adopt(client)
+      for (const client of clients) {
+        if (this.#sample.next()) this.#sample.take(client, balancer.slotsByAddress)
+        this.#adopt(client)
+      }
     } else {
       debug('the primary cannot be answered: %d connections go elsewhere', clients.length)
       this.#end(intake)

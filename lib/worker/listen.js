@@ -8,6 +8,7 @@ const debug = require('../debug')
 const { invalidArgType, nameTaken, notAWorker, serverAlreadyListens } = require('../errors')
 const messages = require('../messages')
 const { listenOptions } = require('../options')
+const warnings = require('../warnings')
 const { BalancerInfo } = require('./balancer-info')
 const { IntakeHandle } = require('./intake-handle')
 const { KeptConnections } = require('./kept-connections')
@@ -16,6 +17,9 @@ const { KeptConnections } = require('./kept-connections')
 // this, in milliseconds, as a manager may start its balancer only when all workers have said they
 // listen.
 const LISTENING_AFTER = 250
+
+// When no balancer has been heard of for so long, there may be none, in milliseconds.
+const NO_BALANCER_AFTER = 10_000
 
 /** @type {Map<number, Listener>} the servers of this process that listen */
 const listeners = new Map()
@@ -32,6 +36,8 @@ class Listener {
   #balancers = new Map()
   /** @type {NodeJS.Timeout} */
   #timer
+  /** @type {NodeJS.Timeout} */
+  #alone
 
   /**
    * @param {any} server a `net.Server`
@@ -47,6 +53,7 @@ class Listener {
     // Of an earlier balancer at a unix path.
     if (server._pipeName) server._pipeName = undefined
     this.#timer = setTimeout(() => this.#listening(null), LISTENING_AFTER)
+    this.#alone = setTimeout(() => warnings.noBalancer(NO_BALANCER_AFTER, name), NO_BALANCER_AFTER).unref()
   }
 
   announce() {
@@ -59,6 +66,7 @@ class Listener {
    */
   receiveFrom({ channel, pipe, address, identity }, pipeHandle) {
     debug('%j: takes connections of the balancer at %j', this.name, address)
+    clearTimeout(this.#alone)
     // First, as a connection may wait in the channel already.
     this.#listening(address)
     try {
@@ -81,6 +89,7 @@ class Listener {
 
   /** Takes no more connections, and ends those it has when they have been served. */
   letGo() {
+    clearTimeout(this.#alone)
     this.#handle.stop()
     this.#kept.leave()
   }
@@ -115,6 +124,7 @@ class Listener {
 
   #onClose() {
     clearTimeout(this.#timer)
+    clearTimeout(this.#alone)
     this.#kept.close()
     listeners.delete(this.number)
     send(messages.closed(this.number))

@@ -22,7 +22,7 @@
 use super::clock::Stamp;
 
 /// The version of these words, on which the two ends must agree. It goes with the one of `lib/messages.js`.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// Bytes of a frame.
 pub const FRAME_LEN: usize = 16;

@@ -10,12 +10,13 @@ use napi_derive::napi;
 use nix::errno::Errno;
 
 use super::identity::{Identity, invalid};
+use crate::channel::waits::BOUNDS;
 use crate::primary::balancer::Balancer as Native;
 use crate::primary::config::{Config, Way};
 use crate::primary::handover::identify::LookLimits;
 use crate::primary::handover::queue::Limits;
 use crate::primary::kernel::probe;
-use crate::primary::report::{Report, Stats as NativeStats};
+use crate::primary::report::{Refused as NativeRefused, Report, Stats as NativeStats};
 use crate::primary::workers::answers::Fault;
 use crate::primary::workers::channel::End;
 use crate::primary::workers::table::Entry;
@@ -67,6 +68,26 @@ pub struct SlotStats {
     pub adopted: f64,
 }
 
+/// Connections refused for one reason.
+#[napi(object)]
+pub struct Refused {
+    /// The slot that they were for, if it was known.
+    pub slot: Option<u32>,
+    /// The status of the answer; nothing when there were no descriptors for one.
+    pub status: Option<u16>,
+    /// How many.
+    pub count: f64,
+}
+
+/// How long connections had waited that a worker took over.
+#[napi(object)]
+pub struct WaitTimes {
+    /// How many waited so long, for each of `waitBounds()`, and how many longer.
+    pub counts: Vec<f64>,
+    /// Milliseconds in all.
+    pub sum: f64,
+}
+
 /// Counters.
 #[napi(object)]
 pub struct Stats {
@@ -86,6 +107,8 @@ pub struct Stats {
     pub rejected: f64,
     /// Connections whose client is not known yet.
     pub identifying: u32,
+    /// How long those adopted had waited.
+    pub waits: WaitTimes,
     /// Connections not sent yet.
     pub waiting: u32,
     /// The same per slot.
@@ -105,7 +128,7 @@ pub struct Balancer {
 
 #[napi]
 impl Balancer {
-    /// Starts nothing. `on_report` gets what happened ("starving", "opened", "ended" or "settled"),
+    /// Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused" or "settled"),
     /// the channel it is about, and why.
     #[napi(constructor)]
     pub fn new(
@@ -196,6 +219,19 @@ impl Balancer {
         self.native.as_ref().map(Native::stats).unwrap_or_default().into()
     }
 
+    /// What was refused since the last time. "refused" is reported when there is something, once until it is taken.
+    #[napi]
+    pub fn take_refusals(&self) -> Vec<Refused> {
+        let refused = self.native.as_ref().map(Native::take_refusals).unwrap_or_default();
+        refused.into_iter().map(Refused::from).collect()
+    }
+
+    /// The slot of the client at an address, or of one that a header names otherwise; nothing when there are no slots.
+    #[napi]
+    pub fn slot_of(&self, client: String) -> Option<u32> {
+        self.native.as_ref()?.slot_of(&client)
+    }
+
     /// Why the kernel does not steer though it was told to, if so: connections are handed over meanwhile.
     #[napi]
     pub fn steering_failure(&self) -> Option<String> {
@@ -244,6 +280,10 @@ impl From<NativeStats> for Stats {
             refused: stats.refused as f64,
             gone: stats.gone as f64,
             rejected: stats.rejected as f64,
+            waits: WaitTimes {
+                counts: stats.waits.counts.iter().map(|&count| count as f64).collect(),
+                sum: stats.waits.sum,
+            },
             identifying: count(stats.identifying),
             waiting: count(stats.waiting),
             slots: slots.collect(),
@@ -251,11 +291,25 @@ impl From<NativeStats> for Stats {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 connections")]
+impl From<NativeRefused> for Refused {
+    fn from(NativeRefused { slot, refusal, count }: NativeRefused) -> Self {
+        Self { slot, status: refusal.status(), count: count as f64 }
+    }
+}
+
+/// The upper bounds of the buckets of [`WaitTimes`], in milliseconds.
+#[napi]
+pub fn wait_bounds() -> Vec<u32> {
+    BOUNDS.to_vec()
+}
+
 fn words(report: Report) -> FnArgs<(String, u32, String)> {
     let (kind, channel, detail) = match report {
         Report::Starving => ("starving", 0, String::new()),
         Report::Opened(channel) => ("opened", channel, String::new()),
         Report::Ended(channel, end) => ("ended", channel, reason(end)),
+        Report::Refused => ("refused", 0, String::new()),
         Report::Settled => ("settled", 0, String::new()),
     };
     (kind.to_owned(), channel, detail).into()

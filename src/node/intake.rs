@@ -16,11 +16,12 @@ use napi::bindgen_prelude::{
 use napi::{Env, Status};
 use napi_derive::napi;
 
+use crate::channel::counters;
 use crate::channel::frame::Loan;
 use crate::sys::callback_scope::{CallbackContext, EventLoop};
 use crate::sys::page::Page;
 use crate::sys::poll::Poll;
-use crate::sys::socket;
+use crate::sys::{socket, tcp_info};
 use crate::worker::intake::{Arrived, Intake as Native, Message};
 use crate::worker::room;
 
@@ -210,6 +211,20 @@ impl Shared {
 #[napi]
 pub fn room() -> u32 {
     room::grant()
+}
+
+/// Where the counters of waiting times begin in `Intake.counters`: one for each bucket of `waitBounds()`, one for what
+/// waited longer, and the sum of milliseconds.
+#[napi]
+#[expect(clippy::cast_possible_truncation, reason = "a constant far below")]
+pub const WAITS: u32 = counters::WAITS as u32;
+
+/// For how many milliseconds a connection has waited that was just accepted, or nothing where the system does not tell.
+/// What its client has sent meanwhile makes it less.
+#[napi]
+pub fn waited(fd: i32) -> Option<u32> {
+    let connection = socket::duplicate(fd).ok()?;
+    tcp_info::quiet_for(connection.as_fd())
 }
 
 fn to_javascript(connections: Vec<Arrived>) -> Connections {

@@ -2,11 +2,13 @@
 
 use napi_derive::napi;
 
-/// The word of `known` nearest to `word`, or nothing when there are none.
+/// The word of `known` that is near enough to `word` to be meant, if one is: with a letter in three wrong at the most.
 #[napi]
 pub fn nearest(word: String, known: Vec<String>) -> Option<String> {
-    known.into_iter().max_by(|a, b| {
-        let [a, b] = [a, b].map(|known| strsim::jaro_winkler(&word, known));
-        a.total_cmp(&b)
-    })
+    let word = word.to_lowercase();
+    let near = known.into_iter().filter_map(|known| {
+        let wrong = strsim::damerau_levenshtein(&word, &known.to_lowercase());
+        (wrong * 3 <= word.len()).then_some((wrong, known))
+    });
+    near.min_by_key(|&(wrong, _)| wrong).map(|(_, known)| known)
 }

@@ -15,17 +15,19 @@ use super::config::{Config, Way};
 use super::core::Core;
 use super::handover::accept::Turn;
 use super::handover::identify::Identify;
-use super::report::{Report, Stats};
+use super::report::{Refused, Report, Stats};
 use super::runtime::Runtime;
 use super::workers::channel::WorkerChannel;
 use super::workers::channel_watch::ChannelWatch;
 use super::workers::table::{Channel, Entry};
+use crate::client::hash::ClientHasher;
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
 
 /// A balancer from `listen` to `close`. Dropping it ends everything at once.
 pub struct Balancer {
     core: Arc<Core>,
+    hasher: ClientHasher,
     /// The clock, and what watches connections that are not identified yet.
     tasks: Vec<AbortHandle>,
     runtime: Runtime,
@@ -44,6 +46,7 @@ impl Balancer {
             let registry = poll.registry().try_clone()?;
             Ok::<_, io::Error>(Identify::new(config.identifier.clone(), config.look, registry))
         });
+        let hasher = config.identifier.hasher.clone();
         let core = Core::new(config, identify.transpose()?, runtime.handle().clone(), report);
         let core = Arc::new(core);
         let mut tasks = vec![runtime.handle().spawn(keep_time(Arc::clone(&core))).abort_handle()];
@@ -51,7 +54,7 @@ impl Balancer {
             let watching = runtime.handle().spawn(watch(Arc::clone(&core), poll));
             tasks.push(watching.abort_handle());
         }
-        Ok(Self { core, tasks, runtime })
+        Ok(Self { core, hasher, tasks, runtime })
     }
 
     /// Makes a bound socket listen, and takes its connections in until [`close`](Self::close).
@@ -103,6 +106,19 @@ impl Balancer {
     /// Why the kernel does not know the slots that there are, if so: connections are handed over meanwhile.
     pub fn steering_failure(&self) -> Option<String> {
         self.core.steering_failure()
+    }
+
+    /// What was refused since the last time.
+    pub fn take_refusals(&self) -> Vec<Refused> {
+        self.core.take_refusals()
+    }
+
+    /// The slot of the client at an address, or of one that a header names otherwise; `None` when there are no slots.
+    pub fn slot_of(&self, client: &str) -> Option<u32> {
+        self.core.slot_of(match client.parse() {
+            Ok(address) => self.hasher.hash(Some(address)),
+            Err(_) => self.hasher.hash_name(client.as_bytes()),
+        })
     }
 
     /// The counters as they are.

@@ -18,14 +18,17 @@ use super::config::Config;
 use super::handover::HandOver;
 use super::handover::accept::{self, Turn};
 use super::handover::identify::Identify;
+use super::handover::queue::Removed;
 use super::handover::refuse::{self, Refusal};
 use super::kernel::group::Group;
 use super::kernel::{Steering, TakenOut};
-use super::report::{Report, Stats};
+use super::refusals::Refusals;
+use super::report::{Refused, Report, Stats};
 use super::workers::channel::{Connection, End, WorkerChannel};
 use super::workers::channel_watch::Stage;
 use super::workers::channels::Channels;
 use super::workers::table::{Channel, Entry};
+use crate::client::hash::ClientHash;
 use crate::sys::{readiness, socket};
 
 /// How long closing waits for workers when patience has no end.
@@ -48,7 +51,7 @@ struct State {
     accept_loops: AcceptLoops,
     /// Our copies of connections that workers have taken over, to be closed without the lock: that takes a while.
     taken: Vec<Connection>,
-    refused: u64,
+    refusals: Refusals,
     refusing: usize,
     /// When starving was last reported, while it lasts.
     starving_since: Option<Instant>,
@@ -108,7 +111,7 @@ impl Core {
             steering: None,
             accept_loops: AcceptLoops::default(),
             taken: Vec::new(),
-            refused: 0,
+            refusals: Refusals::default(),
             refusing: 0,
             starving_since: None,
             retry_at: None,
@@ -207,11 +210,12 @@ impl Core {
             let counters = state.handover.counters();
             let mut stats = Stats {
                 accepted: counters.accepted,
-                refused: state.refused + counters.shed,
+                refused: state.refusals.total(),
                 gone: counters.gone,
                 rejected: counters.rejected,
                 identifying: state.handover.identifying(),
                 totals: queue.totals(),
+                waits: queue.waits(),
                 waiting: queue.waiting(),
                 slots: queue.slot_stats().collect(),
             };
@@ -220,6 +224,16 @@ impl Core {
             }
             stats
         })
+    }
+
+    /// What was refused since the last time.
+    pub(super) fn take_refusals(&self) -> Vec<Refused> {
+        self.lock().refusals.take()
+    }
+
+    /// The slot of a client; `None` when there are no slots.
+    pub(super) fn slot_of(&self, client: ClientHash) -> Option<u32> {
+        self.lock().handover.queue().slot_of(client)
     }
 
     /// Why the kernel does not steer, where it was told to.
@@ -360,8 +374,13 @@ impl Core {
                 steering.given_back(channel, loan, &state.channels, now);
             }
         }
-        for (connection, refusal) in effects.refused {
+        let mut announce = state.refusals.count(None, Refusal::NoDescriptors, effects.shed);
+        for (Removed { slot, connection }, refusal) in effects.refused {
+            announce |= state.refusals.count(slot, refusal, 1);
             self.refuse(state, connection, refusal);
+        }
+        if announce {
+            (self.report)(Report::Refused);
         }
     }
 
@@ -422,7 +441,6 @@ impl Core {
     }
 
     fn refuse(self: &Arc<Self>, state: &mut State, connection: OwnedFd, refusal: Refusal) {
-        state.refused += 1;
         if state.refusing >= MAX_REFUSING {
             let _ = refuse::answer(&connection, refusal);
             return;

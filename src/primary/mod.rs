@@ -9,6 +9,7 @@ pub mod config;
 mod core;
 pub mod handover;
 pub mod kernel;
+mod refusals;
 pub mod report;
 pub mod runtime;
 pub mod workers;

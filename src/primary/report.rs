@@ -1,7 +1,9 @@
 //! What a balancer tells: what happened, and its counters.
 
+use super::handover::refuse::Refusal;
 use super::workers::channel::End;
 use super::workers::table::Channel;
+use crate::channel::waits::WaitTimes;
 
 /// What JavaScript is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +14,21 @@ pub enum Report {
     Opened(Channel),
     /// This channel is at its end.
     Ended(Channel, End),
+    /// Connections were refused; not said again until [`Balancer::take_refusals`](super::balancer::Balancer::take_refusals).
+    Refused,
     /// After [`Balancer::close`](super::balancer::Balancer::close): nothing waits any more, all channels are closed.
     Settled,
+}
+
+/// Connections that were refused for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The slot that they were for; `None` where there were no slots, or it was not known yet.
+    pub slot: Option<u32>,
+    /// Why.
+    pub refusal: Refusal,
+    /// How many.
+    pub count: u64,
 }
 
 /// Counters of a slot.
@@ -55,6 +70,8 @@ pub struct Stats {
     pub identifying: usize,
     /// Sent, sent again, adopted.
     pub totals: Totals,
+    /// How long those that a worker took over had waited for it.
+    pub waits: WaitTimes,
     /// Connections neither sent nor refused yet.
     pub waiting: usize,
     /// The same for each slot.

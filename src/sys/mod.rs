@@ -12,3 +12,4 @@ pub mod readiness;
 pub mod reuseport;
 pub mod scheduling;
 pub mod socket;
+pub mod tcp_info;

@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 
 /// Counters in a page.
-pub const COUNTERS: usize = 256;
+pub const COUNTERS: usize = 512;
 
 const LENGTH: usize = COUNTERS * mem::size_of::<AtomicU64>();
 
@@ -66,13 +66,20 @@ impl Page {
     ///
     /// # Panics
     /// Beyond [`COUNTERS`].
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whatever it is")]
     pub fn count(&self, index: usize) -> u64 {
+        whole(self.number(index))
+    }
+
+    /// The same of a counter that counts no whole numbers.
+    ///
+    /// # Panics
+    /// Beyond [`COUNTERS`].
+    pub fn number(&self, index: usize) -> f64 {
         assert!(index < COUNTERS, "a page holds {COUNTERS} counters");
         // SAFETY: within the mapping, which is aligned to pages, and lives until the page is dropped. Every bit
         // pattern is a number, whatever the other process writes.
         let counter = unsafe { self.memory.add(index).as_ref() };
-        f64::from_bits(counter.load(Ordering::Relaxed)) as u64
+        f64::from_bits(counter.load(Ordering::Relaxed))
     }
 
     /// The counters for JavaScript to write, which keeps the page for as long as it keeps them. Only once for a page: two
@@ -83,6 +90,11 @@ impl Page {
         // array. Nothing in this process refers to them but `count`, atomically.
         unsafe { Float64Array::with_external_data(memory, COUNTERS, move |_, _| drop(self)) }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whatever it is")]
+fn whole(number: f64) -> u64 {
+    number as u64
 }
 
 impl AsFd for Page {

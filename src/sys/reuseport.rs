@@ -17,15 +17,6 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// The state of a listening socket's queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backlog {
-    /// Connections that nobody has accepted yet.
-    pub queued: u32,
-    /// How many there may be.
-    pub limit: u32,
-}
-
 #[cfg(target_os = "linux")]
 mod linux {
     use std::mem;
@@ -33,7 +24,7 @@ mod linux {
 
     use nix::libc;
 
-    use super::{Backlog, BorrowedFd, Instruction, io};
+    use super::{BorrowedFd, Instruction, io};
 
     /// The instructions must be as the system takes them.
     const _: () = assert!(mem::size_of::<Instruction>() == mem::size_of::<libc::sock_filter>());
@@ -41,6 +32,9 @@ mod linux {
     /// Has the kernel choose by this program among all sockets of the group that `socket` is in, from now on: the
     /// program returns its number in the order in which they began to listen.
     pub fn attach(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+        // (Exact; `try_from` is not for constants.)
+        #[expect(clippy::cast_possible_truncation)]
+        const SIZE: u32 = mem::size_of::<libc::sock_fprog>() as u32;
         let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let filter = program.as_ptr().cast_mut().cast();
         let program = libc::sock_fprog { len: length, filter };
@@ -51,52 +45,18 @@ mod linux {
                 libc::SOL_SOCKET,
                 libc::SO_ATTACH_REUSEPORT_CBPF,
                 (&raw const program).cast(),
-                size_of_u32::<libc::sock_fprog>(),
+                SIZE,
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
-
-    /// The queue of a listening socket.
-    pub fn backlog(listener: BorrowedFd<'_>) -> io::Result<Backlog> {
-        // SAFETY: all zeroes is a valid `tcp_info`.
-        let mut info: libc::tcp_info = unsafe { mem::zeroed() };
-        let mut length = size_of_u32::<libc::tcp_info>();
-        // SAFETY: the pointer and the length describe `info`, which outlives the call.
-        let result = unsafe {
-            libc::getsockopt(
-                listener.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut info).cast(),
-                &raw mut length,
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // Fields that mean this for a socket that listens.
-        Ok(Backlog { queued: info.tcpi_unacked, limit: info.tcpi_sacked })
-    }
-
-    /// (The cast is exact; `try_from` is not for constants.)
-    #[expect(clippy::cast_possible_truncation)]
-    const fn size_of_u32<T>() -> u32 {
-        mem::size_of::<T>() as u32
-    }
 }
 
 #[cfg(target_os = "linux")]
-pub use linux::{attach, backlog};
+pub use linux::attach;
 
 /// Where there are no such groups.
 #[cfg(not(target_os = "linux"))]
 pub fn attach(_socket: BorrowedFd<'_>, _program: &[Instruction]) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Where a listening socket does not tell.
-#[cfg(not(target_os = "linux"))]
-pub fn backlog(_listener: BorrowedFd<'_>) -> io::Result<Backlog> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::channel::clock::Stamp;
+use crate::channel::counters;
 use crate::channel::frame::{Frame, Loan, VERSION};
 use crate::channel::passing::{self, PassingReader, Received};
-use crate::sys::page::{COUNTERS, Page};
+use crate::sys::page::Page;
 
 /// A connection as it arrived.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Intake {
                 let Received { fds, sources, .. } = received;
                 Ok(Some(Message::Connections(self.delivered(first, count, sent, fds, sources)?)))
             }
-            Frame::Listen { loan, backlog } if (loan.slot as usize) < COUNTERS => {
+            Frame::Listen { loan, backlog } if (loan.slot as usize) < counters::SLOTS => {
                 if let Some(socket) = self.lent(received.fds) {
                     return Ok(Some(Message::Listen { loan, socket, backlog }));
                 }

@@ -103,7 +103,7 @@ impl HandOver {
                     Ok(())
                 }
                 Answer::Adopted { through, delay } => {
-                    let adopted = self.queue.adopted(channel, through);
+                    let adopted = self.queue.adopted(channel, through, delay);
                     let more = self.queue.is_in_flight(channel);
                     open.latency.acknowledged(delay, more, now);
                     adopted.map(|adopted| self.effects.taken.extend(adopted))

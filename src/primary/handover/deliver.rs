@@ -22,8 +22,9 @@ impl HandOver {
             let batch: Vec<_> = self.queue.offered(&offer).collect();
             match open.channel.send(offer.first, &batch) {
                 Sent::Yes => {
-                    open.latency.sent(Instant::now());
-                    self.queue.commit(&offer);
+                    let now = Instant::now();
+                    open.latency.sent(now);
+                    self.queue.commit(&offer, now);
                 }
                 Sent::Full => self.queue.block(offer.channel),
                 Sent::Exhausted => {

@@ -22,7 +22,7 @@ use mio::Events;
 use self::accept::Turn;
 use self::identify::{Identify, Outcome};
 use self::pace::Arrivals;
-use self::queue::{DeliveryQueue, Ending, Limits};
+use self::queue::{DeliveryQueue, Ending, Limits, Removed};
 use self::refuse::Refusal;
 use super::report::Report;
 use super::workers::channel::{Connection, End};
@@ -43,7 +43,9 @@ pub struct Effects {
     /// Our copies of connections that workers have taken over, to be closed. That takes a while.
     pub taken: Vec<Connection>,
     /// Connections to be refused.
-    pub refused: Vec<(OwnedFd, Refusal)>,
+    pub refused: Vec<(Removed<OwnedFd>, Refusal)>,
+    /// How many were closed for want of descriptors.
+    pub shed: u64,
     /// Loans that have ended.
     pub released: Vec<(Channel, Loan)>,
     /// What JavaScript is to be told.
@@ -59,8 +61,6 @@ pub struct Counters {
     pub gone: u64,
     /// Connections closed for want of a PROXY header.
     pub rejected: u64,
-    /// Connections closed for want of descriptors.
-    pub shed: u64,
 }
 
 /// The connections that are being handed over.
@@ -161,7 +161,7 @@ impl HandOver {
         now: Instant,
     ) -> Duration {
         self.counters.accepted += turn.accepted.len() as u64 + turn.shed;
-        self.counters.shed += turn.shed;
+        self.effects.shed += turn.shed;
         self.arrivals.came(turn.accepted.len().try_into().unwrap_or(u32::MAX), now);
         let mut outcomes = Vec::with_capacity(turn.accepted.len());
         if let Some(identify) = &mut self.identify {
@@ -207,8 +207,7 @@ impl HandOver {
     pub fn tick(&mut self, channels: &mut Channels, now: Instant) {
         let looked = self.identify.as_mut().map(|identify| identify.due(now)).unwrap_or_default();
         let expired = self.queue.expire(now);
-        let expired = expired.into_iter().map(|one| (one.fd, Refusal::NoWorker));
-        self.effects.refused.extend(expired);
+        self.refuse(expired, Refusal::NoWorker);
         self.enqueue(looked, channels, now);
         if self.next_read.is_some_and(|read| read <= now) {
             self.read_acks_on_time(channels, now);
@@ -245,10 +244,18 @@ impl HandOver {
 
     /// Refuses all that no worker has been sent.
     pub fn give_up(&mut self) {
-        let waiting = self.queue.remove_waiting(|_| true).into_iter().map(|one| one.fd);
+        let waiting = self.queue.remove_waiting(|_| true);
+        self.refuse(waiting, Refusal::NoWorker);
         let unknown = self.identify.as_mut().map(Identify::clear).unwrap_or_default();
-        let all = waiting.chain(unknown).map(|fd| (fd, Refusal::NoWorker));
-        self.effects.refused.extend(all);
+        let unknown = unknown.into_iter().map(|fd| Removed { slot: None, connection: fd });
+        self.effects.refused.extend(unknown.map(|one| (one, Refusal::NoWorker)));
+    }
+
+    fn refuse(&mut self, removed: impl IntoIterator<Item = Removed<Connection>>, why: Refusal) {
+        let removed = removed
+            .into_iter()
+            .map(|Removed { slot, connection }| (Removed { slot, connection: connection.fd }, why));
+        self.effects.refused.extend(removed);
     }
 
     /// Lets go of what identifies clients, and so of the connections that wait for that.
@@ -270,8 +277,9 @@ impl HandOver {
                         }
                         pushed = self.queue.push(client, connection, now);
                     }
-                    let overflow = pushed.err().map(|one| (one.fd, Refusal::Overload));
-                    self.effects.refused.extend(overflow);
+                    let slot = self.queue.slot_of(client);
+                    let overflow = pushed.err().map(|connection| Removed { slot, connection });
+                    self.refuse(overflow, Refusal::Overload);
                 }
                 Outcome::Gone => self.counters.gone += 1,
                 Outcome::Invalid => self.counters.rejected += 1,

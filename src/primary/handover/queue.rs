@@ -17,6 +17,7 @@ use slot::{Slot, Waiting};
 pub use window::Violation;
 use window::{InFlight, Window};
 
+use crate::channel::waits::WaitTimes;
 use crate::client::hash::{self, ClientHash};
 use crate::primary::report::{SlotStats, Totals};
 use crate::primary::workers::table::{Channel, Entry, Table};
@@ -46,6 +47,15 @@ pub struct Offer {
     slot: u32,
 }
 
+/// A connection that was taken out again before any worker took it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed<C> {
+    /// The slot in which it waited, if there were any slots.
+    pub slot: Option<u32>,
+    /// The connection.
+    pub connection: C,
+}
+
 /// Why a channel ended, which decides about what is in flight on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -67,6 +77,7 @@ pub struct DeliveryQueue<C> {
     /// Slots that may have something to offer.
     ready: VecDeque<u32>,
     totals: Totals,
+    waits: WaitTimes,
 }
 
 impl<C> DeliveryQueue<C> {
@@ -80,12 +91,18 @@ impl<C> DeliveryQueue<C> {
             windows: BTreeMap::new(),
             ready: VecDeque::new(),
             totals: Totals::default(),
+            waits: WaitTimes::default(),
         }
+    }
+
+    /// The slot of a client; `None` when there are no slots.
+    pub fn slot_of(&self, client: ClientHash) -> Option<u32> {
+        hash::slot(client, self.slot_count())
     }
 
     /// Takes a connection in, or gives it back when too many wait for its slot.
     pub fn push(&mut self, client: ClientHash, connection: C, now: Instant) -> Result<(), C> {
-        let slot = hash::slot(client, self.slot_count());
+        let slot = self.slot_of(client);
         let pending = match slot {
             Some(slot) => self.slots[slot as usize].pending(),
             None => self.unslotted.len(),
@@ -93,7 +110,7 @@ impl<C> DeliveryQueue<C> {
         if pending >= self.limits.pending_per_slot {
             return Err(connection);
         }
-        let waiting = Waiting { client, since: now, sent_before: false, connection };
+        let waiting = Waiting { client, arrived: now, since: now, sent_before: false, connection };
         match slot {
             Some(slot) => {
                 self.slots[slot as usize].waiting.push_back(waiting);
@@ -195,7 +212,7 @@ impl<C> DeliveryQueue<C> {
     }
 
     /// The offer was sent.
-    pub fn commit(&mut self, offer: &Offer) {
+    pub fn commit(&mut self, offer: &Offer, now: Instant) {
         let slot = &mut self.slots[offer.slot as usize];
         let Some(window) = self.windows.get_mut(&offer.channel) else {
             return;
@@ -208,7 +225,8 @@ impl<C> DeliveryQueue<C> {
                 waiting.sent_before = true;
             }
             slot.in_flight += 1;
-            window.push(InFlight { slot: offer.slot, waiting });
+            let waited = now.saturating_duration_since(waiting.arrived);
+            window.push(InFlight { slot: offer.slot, waited, waiting });
         }
         self.mark_ready(offer.slot);
     }
@@ -237,13 +255,19 @@ impl<C> DeliveryQueue<C> {
         }
     }
 
-    /// The worker has taken over all up to and including `through`. Returns their connections, so
-    /// that our copies are closed.
-    pub fn adopted(&mut self, channel: Channel, through: u64) -> Result<Vec<C>, Violation> {
+    /// The worker has taken over all up to and including `through`, so long after they were sent. Returns their
+    /// connections, so that our copies are closed.
+    pub fn adopted(
+        &mut self,
+        channel: Channel,
+        through: u64,
+        delay: Duration,
+    ) -> Result<Vec<C>, Violation> {
         let window = self.windows.get_mut(&channel).ok_or(Violation)?;
         let taken = window.adopted(through)?;
         self.totals.adopted += taken.len() as u64;
         for sent in &taken {
+            self.waits.record(sent.waited + delay);
             self.settle(sent.slot);
             if let Some(slot) = self.slots.get_mut(sent.slot as usize) {
                 slot.adopted += 1;
@@ -271,7 +295,7 @@ impl<C> DeliveryQueue<C> {
     }
 
     /// Takes out the connections whose patience has ended, and resumes channels whose pause has.
-    pub fn expire(&mut self, now: Instant) -> Vec<C> {
+    pub fn expire(&mut self, now: Instant) -> Vec<Removed<C>> {
         let over: Vec<Channel> = self
             .windows
             .iter()
@@ -288,12 +312,13 @@ impl<C> DeliveryQueue<C> {
             return Vec::new();
         };
         let mut expired = Vec::new();
-        for (queue, empty_since) in self.starving() {
+        for (slot, queue, empty_since) in self.starving() {
             let due = |waiting: &Waiting<C>| waiting.deadline(empty_since, patience) <= now;
             if queue.iter().any(due) {
                 let (gone, kept) = queue.drain(..).partition::<VecDeque<_>, _>(due);
                 *queue = kept;
-                expired.extend(gone.into_iter().map(|waiting| waiting.connection));
+                let gone = gone.into_iter().map(|waiting| waiting.connection);
+                expired.extend(gone.map(|connection| Removed { slot, connection }));
             }
         }
         expired
@@ -304,7 +329,9 @@ impl<C> DeliveryQueue<C> {
         let resume = self.windows.values().filter_map(|window| window.paused_until).min();
         let expiry = self.limits.patience.and_then(|patience| {
             self.starving()
-                .flat_map(|(queue, empty)| queue.iter().map(move |w| w.deadline(empty, patience)))
+                .flat_map(|(_, queue, empty)| {
+                    queue.iter().map(move |w| w.deadline(empty, patience))
+                })
                 .min()
         });
         resume.into_iter().chain(expiry).min()
@@ -353,16 +380,23 @@ impl<C> DeliveryQueue<C> {
 
     /// Takes out those of [`iter_waiting`](Self::iter_waiting), asked for in the same order, that
     /// `remove` says.
-    pub fn remove_waiting(&mut self, mut remove: impl FnMut(&C) -> bool) -> Vec<C> {
+    pub fn remove_waiting(&mut self, mut remove: impl FnMut(&C) -> bool) -> Vec<Removed<C>> {
         let mut removed = Vec::new();
-        let queues = self.slots.iter_mut().map(|slot| &mut slot.waiting);
-        for queue in queues.chain([&mut self.unslotted]) {
+        let queues =
+            (0..).zip(&mut self.slots).map(|(index, slot)| (Some(index), &mut slot.waiting));
+        for (slot, queue) in queues.chain([(None, &mut self.unslotted)]) {
             let (gone, kept) = queue.drain(..).partition(|waiting| remove(&waiting.connection));
             *queue = kept;
             let gone: VecDeque<Waiting<C>> = gone;
-            removed.extend(gone.into_iter().map(|waiting| waiting.connection));
+            let gone = gone.into_iter().map(|waiting| waiting.connection);
+            removed.extend(gone.map(|connection| Removed { slot, connection }));
         }
         removed
+    }
+
+    /// How long those that were adopted had waited.
+    pub fn waits(&self) -> WaitTimes {
+        self.waits
     }
 
     /// Counters of all slots.
@@ -398,12 +432,15 @@ impl<C> DeliveryQueue<C> {
         }
     }
 
-    /// The queues that nobody serves, which are not empty, and since when.
-    fn starving(&mut self) -> impl Iterator<Item = (&mut VecDeque<Waiting<C>>, Option<Instant>)> {
+    /// The queues that nobody serves, which are not empty: whose, and since when.
+    fn starving(
+        &mut self,
+    ) -> impl Iterator<Item = (Option<u32>, &mut VecDeque<Waiting<C>>, Option<Instant>)> {
         let Self { table, slots, unslotted, .. } = self;
         let slots = (0..).zip(slots).filter(|&(index, _)| table.serving(index).is_none());
-        let slots = slots.map(|(index, slot)| (&mut slot.waiting, table.empty_since(index)));
-        slots.chain([(unslotted, None)]).filter(|(queue, _)| !queue.is_empty())
+        let slots =
+            slots.map(|(index, slot)| (Some(index), &mut slot.waiting, table.empty_since(index)));
+        slots.chain([(None, unslotted, None)]).filter(|(_, queue, _)| !queue.is_empty())
     }
 
     /// Slots may be served now that were not.
@@ -449,7 +486,7 @@ impl<C> DeliveryQueue<C> {
     }
 
     fn queue(&mut self, waiting: Waiting<C>, put: fn(&mut VecDeque<Waiting<C>>, Waiting<C>)) {
-        match hash::slot(waiting.client, self.slot_count()) {
+        match self.slot_of(waiting.client) {
             Some(slot) => {
                 put(&mut self.slots[slot as usize].waiting, waiting);
                 self.mark_ready(slot);

@@ -14,22 +14,45 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 1 << 20;
 
 /// Why a connection is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
     /// No worker came for it in time.
     NoWorker,
     /// Too many wait for its worker.
     Overload,
+    /// This process has no descriptors left, so that it cannot even answer.
+    NoDescriptors,
 }
 
 impl Refusal {
-    fn response(self) -> &'static [u8] {
+    /// The status of the answer, if there is one.
+    pub fn status(self) -> Option<u16> {
         match self {
-            Self::NoWorker => b"HTTP/1.0 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-            Self::Overload => {
-                b"HTTP/1.0 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            }
+            Self::NoWorker => Some(502),
+            Self::Overload => Some(503),
+            Self::NoDescriptors => None,
         }
+    }
+
+    /// The body is for whoever finds it in a log: it tells this answer from those of proxies and applications.
+    fn response(self) -> Vec<u8> {
+        let (status, more, body) = match self {
+            Self::NoWorker => {
+                ("502 Bad Gateway", "", "502 Bad Gateway: no worker took the connection in time\n")
+            }
+            // It takes a moment until fewer wait; a client that comes back at once makes it worse.
+            Self::Overload => (
+                "503 Service Unavailable",
+                "Retry-After: 1\r\n",
+                "503 Service Unavailable: too many connections wait for a worker\n",
+            ),
+            Self::NoDescriptors => return Vec::new(),
+        };
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.0 {status}\r\n{more}Connection: close\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
+        );
+        (head + body).into_bytes()
     }
 }
 
@@ -43,7 +66,7 @@ pub async fn refuse(connection: OwnedFd, refusal: Refusal) {
 
 /// Answers without waiting for the client to stop sending.
 pub fn answer(connection: &OwnedFd, refusal: Refusal) -> io::Result<()> {
-    descriptors::send(connection.as_fd(), refusal.response(), &[])?;
+    descriptors::send(connection.as_fd(), &refusal.response(), &[])?;
     socket::shutdown_write(connection.as_fd())
 }
 

@@ -88,6 +88,7 @@ mod tests {
     use super::*;
     use crate::client::address::Ipv6Prefix;
     use crate::client::hash::slot;
+    use crate::sys::tcp_info;
 
     fn hasher() -> ClientHasher {
         ClientHasher::new(*b"test key", Ipv6Prefix::FULL)
@@ -141,7 +142,7 @@ mod tests {
         let group = Group::listen(first, hasher(), 77).unwrap();
         let _clients: Vec<_> =
             (0..5).map(|n| connect_from(source(n).into(), address).unwrap()).collect();
-        let backlog = reuseport::backlog(group.sockets()[0].as_fd()).unwrap();
+        let backlog = tcp_info::backlog(group.sockets()[0].as_fd()).unwrap();
         assert_eq!((backlog.queued, backlog.limit), (5, 77));
     }
 }

@@ -22,10 +22,11 @@ use self::group::Group;
 use self::slot_socket::SlotSocket;
 use self::watch::Seen;
 use crate::channel::frame::Loan;
+use crate::channel::waits::WaitTimes;
 use crate::primary::report::Stats;
-use crate::primary::workers::channels::Channels;
+use crate::primary::workers::channels::{Channels, OpenChannel};
 use crate::primary::workers::table::{Channel, Table};
-use crate::sys::reuseport::{self, Backlog};
+use crate::sys::tcp_info::{self, Backlog};
 
 /// How long the kernel is left alone after it has refused more sockets or a program.
 const RETRY: Duration = Duration::from_secs(1);
@@ -46,6 +47,8 @@ pub struct Steering {
     slots: Vec<SlotSocket>,
     /// What all slots, also those that are gone, have accepted.
     accepted: u64,
+    /// How long connections had waited for workers whose channels have ended.
+    waits: WaitTimes,
     /// The most that was ever said to have come in. A connection that is just being taken out of a queue is nowhere.
     came_in: u64,
     max_pending: usize,
@@ -63,6 +66,7 @@ impl Steering {
             group: Some(group),
             slots: Vec::new(),
             accepted: 0,
+            waits: WaitTimes::default(),
             came_in: 0,
             max_pending,
             failure: None,
@@ -157,6 +161,7 @@ impl Steering {
 
     /// A channel ends. Must be told before it is removed from `channels`, for the sake of what its worker has counted.
     pub fn ended(&mut self, channel: Channel, channels: &Channels) {
+        self.keep_waits(channels.get(channel));
         for index in 0..self.slots.len() {
             if self.slots[index].holder() == Some(channel) {
                 self.count(index, channels);
@@ -181,6 +186,7 @@ impl Steering {
 
     /// Follows the counters of all workers, for the last time before their channels are closed.
     pub fn count_all(&mut self, channels: &Channels) {
+        self.keep_waits(channels.iter().map(|(_, open)| open));
         for index in 0..self.slots.len() {
             self.count(index, channels);
         }
@@ -197,6 +203,8 @@ impl Steering {
                 slot.adopted += self.slots[index].accepted;
             }
         }
+        let open = channels.iter().map(|(_, open)| open.waits());
+        open.chain([self.waits]).for_each(|waits| stats.waits.add(&waits));
         stats.accepted += self.accepted;
         stats.totals.delivered += self.accepted;
         stats.totals.adopted += self.accepted;
@@ -220,6 +228,10 @@ impl Steering {
         }
     }
 
+    fn keep_waits<'a>(&mut self, ended: impl IntoIterator<Item = &'a OpenChannel>) {
+        ended.into_iter().for_each(|open| self.waits.add(&open.waits()));
+    }
+
     fn count(&mut self, index: usize, channels: &Channels) {
         let more = self.slots[index].count(channels);
         self.accepted = self.accepted.saturating_add(more);
@@ -229,7 +241,7 @@ impl Steering {
     fn queue(&self, index: usize) -> Backlog {
         let socket = self.group.as_ref().and_then(|group| group.sockets().get(index));
         socket.map_or(Backlog { queued: 0, limit: 0 }, |socket| {
-            reuseport::backlog(socket.as_fd()).unwrap_or(Backlog { queued: 1, limit: 0 })
+            tcp_info::backlog(socket.as_fd()).unwrap_or(Backlog { queued: 1, limit: 0 })
         })
     }
 

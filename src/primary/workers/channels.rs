@@ -8,7 +8,9 @@ use tokio::task::AbortHandle;
 use super::channel::{Sent, WorkerChannel};
 use super::latency::AckLatency;
 use super::table::Channel;
+use crate::channel::counters;
 use crate::channel::frame::{Frame, Loan};
+use crate::channel::waits::WaitTimes;
 use crate::sys::page::Page;
 
 /// A channel, and the worker behind it.
@@ -38,6 +40,11 @@ impl OpenChannel {
     pub fn accepted(&self, slot: u32) -> u64 {
         let counters = self.counters.as_ref();
         counters.map_or(0, |page| page.count(slot as usize))
+    }
+
+    /// How long those that it has accepted itself had waited, by its sample.
+    pub fn waits(&self) -> WaitTimes {
+        self.counters.as_ref().map_or_else(WaitTimes::default, counters::waits)
     }
 }
 

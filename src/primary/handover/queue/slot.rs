@@ -11,6 +11,8 @@ use crate::primary::workers::table::Channel;
 #[derive(Debug)]
 pub(super) struct Waiting<C> {
     pub client: ClientHash,
+    /// When it came.
+    pub arrived: Instant,
     /// Since when nobody could have taken it: its arrival, or a later loss of its worker.
     pub since: Instant,
     pub sent_before: bool,

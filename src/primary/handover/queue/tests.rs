@@ -27,12 +27,16 @@ fn push_all(queue: &mut DeliveryQueue<u32>, ids: std::ops::Range<u32>, now: Inst
     }
 }
 
+fn connections(removed: Vec<Removed<u32>>) -> Vec<u32> {
+    removed.into_iter().map(|removed| removed.connection).collect()
+}
+
 /// Sends all that can be sent; returns it by channel.
 fn send_all(queue: &mut DeliveryQueue<u32>) -> Vec<(Channel, Vec<u32>)> {
     let mut sent = Vec::new();
     while let Some(offer) = queue.offer(64) {
         sent.push((offer.channel, queue.offered(&offer).copied().collect()));
-        queue.commit(&offer);
+        queue.commit(&offer, Instant::now());
     }
     sent
 }
@@ -43,9 +47,9 @@ fn a_connection_goes_to_the_worker_of_its_slot_and_ends_when_adopted() {
     let mut queue = served(now);
     push_all(&mut queue, 0..3, now);
     assert_eq!(send_all(&mut queue), [(1, vec![0, 1, 2])]);
-    assert_eq!(queue.adopted(1, 1), Ok(vec![0, 1]));
+    assert_eq!(queue.adopted(1, 1, Duration::ZERO), Ok(vec![0, 1]));
     assert_eq!(queue.unsettled(), 1);
-    assert_eq!(queue.adopted(1, 2), Ok(vec![2]));
+    assert_eq!(queue.adopted(1, 2, Duration::ZERO), Ok(vec![2]));
     assert_eq!(queue.unsettled(), 0);
 }
 
@@ -55,7 +59,7 @@ fn no_more_is_in_flight_than_allowed_and_an_adoption_makes_room() {
     let mut queue = served(now);
     push_all(&mut queue, 0..6, now);
     assert_eq!(send_all(&mut queue), [(1, vec![0, 1, 2, 3])]);
-    assert!(queue.adopted(1, 0).is_ok());
+    assert!(queue.adopted(1, 0, Duration::ZERO).is_ok());
     assert_eq!(send_all(&mut queue), [(1, vec![4])]);
 }
 
@@ -68,7 +72,7 @@ fn guarantee_8_bounded_one_more_than_may_wait_overflows() {
     // What is in flight still waits, for its adoption.
     send_all(&mut queue);
     assert_eq!(queue.push(8, 8, now), Err(8));
-    assert!(queue.adopted(1, 0).is_ok());
+    assert!(queue.adopted(1, 0, Duration::ZERO).is_ok());
     assert_eq!(queue.push(8, 8, now), Ok(()));
 }
 
@@ -78,7 +82,7 @@ fn what_a_dead_worker_had_not_adopted_goes_first_to_its_successor_in_order() {
     let mut queue = served(now);
     push_all(&mut queue, 0..6, now);
     send_all(&mut queue);
-    assert_eq!(queue.adopted(1, 0), Ok(vec![0]));
+    assert_eq!(queue.adopted(1, 0, Duration::ZERO), Ok(vec![0]));
     assert!(queue.detach(1, Ending::ByWorker, now).is_empty());
     queue.attach(2, now);
     queue.set_table(&[Entry::Worker(2)], now);
@@ -136,7 +140,7 @@ fn patience_counts_from_when_nobody_could_take_the_connection() {
     let due = later + PATIENCE;
     assert_eq!(queue.next_deadline(), Some(due));
     assert!(queue.expire(later + PATIENCE / 2).is_empty());
-    assert_eq!(queue.expire(due), [0, 1, 2, 3, 4]);
+    assert_eq!(connections(queue.expire(due)), [0, 1, 2, 3, 4]);
 }
 
 #[test]
@@ -163,7 +167,7 @@ fn without_patience_an_empty_slot_refuses_at_once_and_with_endless_patience_neve
     let now = Instant::now();
     let mut queue = DeliveryQueue::new(Limits { patience: Some(Duration::ZERO), ..limits() });
     push_all(&mut queue, 0..1, now);
-    assert_eq!(queue.expire(now), [0]);
+    assert_eq!(connections(queue.expire(now)), [0]);
     let mut queue = DeliveryQueue::new(Limits { patience: None, ..limits() });
     push_all(&mut queue, 0..1, now);
     assert_eq!(queue.next_deadline(), None);
@@ -175,13 +179,13 @@ fn an_acknowledgement_of_what_was_not_sent_is_a_violation() {
     let now = Instant::now();
     let mut queue = served(now);
     push_all(&mut queue, 0..2, now);
-    assert_eq!(queue.adopted(1, 0), Err(Violation));
+    assert_eq!(queue.adopted(1, 0, Duration::ZERO), Err(Violation));
     send_all(&mut queue);
-    assert_eq!(queue.adopted(1, 2), Err(Violation));
-    assert_eq!(queue.adopted(2, 0), Err(Violation));
+    assert_eq!(queue.adopted(1, 2, Duration::ZERO), Err(Violation));
+    assert_eq!(queue.adopted(2, 0, Duration::ZERO), Err(Violation));
     assert_eq!(queue.returned(1, 1, 2, now), Err(Violation));
-    assert!(queue.adopted(1, 1).is_ok());
-    assert_eq!(queue.adopted(1, 1), Err(Violation));
+    assert!(queue.adopted(1, 1, Duration::ZERO).is_ok());
+    assert_eq!(queue.adopted(1, 1, Duration::ZERO), Err(Violation));
 }
 
 /// The machine as it is used: behind a lock, by the accept loop, a reader for each worker, and
@@ -225,7 +229,7 @@ fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
                     let taken =
                         sent.lock().unwrap().get_mut(&channel).and_then(VecDeque::pop_front);
                     let Some(id) = taken else { break };
-                    let closed = queue.lock().unwrap().adopted(channel, through);
+                    let closed = queue.lock().unwrap().adopted(channel, through, Duration::ZERO);
                     assert_eq!(closed, Ok(vec![id]));
                     adopted.lock().unwrap().push(id);
                 }
@@ -252,7 +256,7 @@ fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
         let mut queue = queue.lock().unwrap();
         let mut all = adopted.lock().unwrap().clone();
         all.extend(sent.lock().unwrap().remove(&2).unwrap_or_default());
-        all.extend(queue.remove_waiting(|_| true));
+        all.extend(connections(queue.remove_waiting(|_| true)));
         all.sort_unstable();
         assert_eq!(all, (0..CONNECTIONS).collect::<Vec<_>>());
     };
@@ -388,7 +392,10 @@ impl World {
                 let taken: Vec<_> = held.drain(..=count.index(held.len())).collect();
                 let ids: Vec<_> = taken.iter().map(|&(_, id)| id).collect();
                 // The primary closes its copies of these and no others.
-                assert_eq!(queue.adopted(channel, taken.last().unwrap().0), Ok(ids.clone()));
+                assert_eq!(
+                    queue.adopted(channel, taken.last().unwrap().0, Duration::ZERO),
+                    Ok(ids.clone())
+                );
                 for id in ids {
                     self.settle(|world| &mut world.adopted, id);
                 }
@@ -416,7 +423,7 @@ impl World {
             Step::GiveUp(index) => self.give_up(queue, index, *now),
             Step::Wait { milliseconds } => {
                 *now += Duration::from_millis(milliseconds);
-                for id in queue.expire(*now) {
+                for id in connections(queue.expire(*now)) {
                     self.settle(|world| &mut world.refused, id);
                 }
                 let next = queue.next_deadline();
@@ -455,7 +462,7 @@ impl World {
                 let held = self.workers.get_mut(&offer.channel).expect("offered to a dead worker");
                 held.extend((offer.first..).zip(ids));
                 assert!(held.len() <= limits().in_flight_per_channel);
-                queue.commit(&offer);
+                queue.commit(&offer, now);
             }
         }
     }
@@ -512,7 +519,7 @@ proptest! {
                 let held = std::mem::take(world.workers.get_mut(&channel).unwrap());
                 if let Some(&(through, _)) = held.back() {
                     let ids: Vec<_> = held.iter().map(|&(_, id)| id).collect();
-                    prop_assert_eq!(queue.adopted(channel, through), Ok(ids.clone()));
+                    prop_assert_eq!(queue.adopted(channel, through, Duration::ZERO), Ok(ids.clone()));
                     for id in ids {
                         world.settle(|world| &mut world.adopted, id);
                     }

@@ -1,7 +1,7 @@
 //! The window of a channel: what was sent on it and is not adopted yet.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::slot::Waiting;
 
@@ -9,6 +9,8 @@ use super::slot::Waiting;
 #[derive(Debug)]
 pub(super) struct InFlight<C> {
     pub slot: u32,
+    /// How long it had waited when it was sent.
+    pub waited: Duration,
     pub waiting: Waiting<C>,
 }
 

@@ -1,0 +1,89 @@
+'use strict'
+
+// Looks for what is wrong with a balancer's workers though nothing has failed, and says so once.
+
+const cluster = require('node:cluster')
+const warnings = require('../warnings')
+
+/** @typedef {InstanceType<typeof import('./workers').Member>} Member */
+
+// How long a balancer may be without any worker, in milliseconds, while nobody waits for one and while somebody does.
+const NO_WORKERS_AFTER = 10_000
+const NO_WORKERS_IN_NEED_AFTER = 3000
+
+// How long a worker may be in the table before it listens, in milliseconds.
+const NOT_LISTENING_AFTER = 3000
+
+class Advice {
+  #name
+  #ownTable
+  #began = performance.now()
+  /** Whether there has been a worker, or that there is none has been said. */
+  #settled = false
+  /** @type {WeakMap<Member, number>} when it was first in the table, until something was said of it */
+  #seen = new WeakMap()
+  /** @type {string | undefined} */
+  #path
+
+  /**
+   * @param {{ name: string, activeWorkers?: unknown }} options
+   * @param {string | undefined} path at which the balancer listens, if clients there are not told apart
+   */
+  constructor({ name, activeWorkers }, path) {
+    this.#name = name
+    this.#ownTable = activeWorkers !== undefined
+    this.#path = path
+  }
+
+  /**
+   * The table was read.
+   * @param {(Member | null)[]} members
+   * @param {() => { waiting: number }} stats
+   */
+  look(members, stats) {
+    const now = performance.now()
+    if (!this.#settled) this.#missWorkers(members, stats, now)
+    for (const [slot, member] of members.entries()) {
+      if (member) this.#missListener(member, slot, stats, now)
+    }
+    if (this.#path !== undefined && members.length > 1) {
+      warnings.pathWithoutAddresses(this.#path)
+      this.#path = undefined
+    }
+  }
+
+  /**
+   * @param {(Member | null)[]} members
+   * @param {() => { waiting: number }} stats
+   * @param {number} now
+   */
+  #missWorkers(members, stats, now) {
+    const since = now - this.#began
+    if (members.some((member) => member)) {
+      this.#settled = true
+    } else if (since >= NO_WORKERS_AFTER || (since >= NO_WORKERS_IN_NEED_AFTER && stats().waiting > 0)) {
+      this.#settled = true
+      const idle = this.#ownTable ? [] : Object.values(cluster.workers ?? {}).map((worker) => worker?.process.pid ?? 0)
+      warnings.noWorkers(since, this.#name, idle)
+    }
+  }
+
+  /**
+   * @param {Member} member
+   * @param {number} slot
+   * @param {() => { waiting: number }} stats
+   * @param {number} now
+   */
+  #missListener(member, slot, stats, now) {
+    if (member.listeners.has(this.#name)) return
+    const seen = this.#seen.get(member)
+    if (seen === undefined) {
+      this.#seen.set(member, now)
+    } else if (now - seen >= NOT_LISTENING_AFTER && stats().waiting > 0) {
+      this.#seen.set(member, Infinity)
+      warnings.notListening(member.pid ?? 0, slot, now - seen, this.#name)
+    }
+  }
+}
+
+module.exports = { Advice }

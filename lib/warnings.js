@@ -1,0 +1,162 @@
+'use strict'
+
+// Every process warning that is ours: what is wrong though nothing has failed, or nobody is there to catch an error.
+
+const { readOn } = require('./help')
+
+/**
+ * @param {string} code
+ * @param {string} message what is wrong, and what to do about it
+ * @param {string} [detail]
+ */
+function warn(code, message, detail) {
+  process.emitWarning(`${message} ${readOn(code)}`, { type: 'StickyListenWarning', code, detail })
+}
+
+/** @param {number} milliseconds */
+const seconds = (milliseconds) => `${Math.round(milliseconds / 1000)} s`
+
+/** @param {string} name of a server and its balancers */
+const named = (name) => (name === 'default' ? '' : ` under the name "${name}"`)
+
+/**
+ * A warning and no error: programs written for other versions may pass options that they could do without.
+ * @param {string} option
+ * @param {string | null} near the known one that may be meant
+ */
+function unknownOption(option, near) {
+  const meant = near === null ? '' : ` Did you mean "${near}"?`
+  warn('STICKY_UNKNOWN_OPTION', `The option "${option}" is unknown and has no effect.${meant}`)
+}
+
+/**
+ * @param {string} reason
+ * @param {string} [stack]
+ */
+function activeWorkersFailed(reason, stack) {
+  const code = 'STICKY_ACTIVE_WORKERS_FAILED'
+  warn(code, `activeWorkers() failed, the last table stays in use: ${reason}.`, stack)
+}
+
+/**
+ * @param {number} since milliseconds ago
+ * @param {string} name
+ * @param {number[]} idle workers of `node:cluster`, where those that listen are meant
+ */
+function noWorkers(since, name, idle) {
+  const run = `worker ${idle.join(', ')} of node:cluster`
+  const who =
+    idle.length > 0 ? `${run} run${idle.length > 1 ? '' : 's'} and does not take connections` : 'there is none'
+  warn(
+    'STICKY_NO_WORKERS',
+    `The balancer has had no worker for ${seconds(since)}: ${who}. Call sticky.listen(server)${named(name)} in each ` +
+      'worker, or have activeWorkers() return the workers that are ready.',
+  )
+}
+
+/**
+ * @param {number} pid
+ * @param {number} slot
+ * @param {number} since milliseconds ago
+ * @param {string} name
+ */
+function notListening(pid, slot, since, name) {
+  warn(
+    'STICKY_WORKER_NOT_LISTENING',
+    `Worker ${pid} has been in slot ${slot} for ${seconds(since)} and has not called sticky.listen(server)${named(name)}, ` +
+      'while clients wait for it. Call it in the worker, or keep the worker out of activeWorkers() until it has.',
+  )
+}
+
+/**
+ * @param {number} pid
+ * @param {number} theirs
+ * @param {number} ours
+ */
+function otherVersion(pid, theirs, ours) {
+  warn(
+    'STICKY_VERSION_MISMATCH',
+    `Worker ${pid} gets no connections: it speaks version ${theirs} of the protocol and this process ${ours}. Install one ` +
+      'version of sticky-listen for both, and restart the older process.',
+  )
+}
+
+const REFUSALS = {
+  502: { code: 'STICKY_BAD_GATEWAY', what: 'answered 502 Bad Gateway' },
+  503: { code: 'STICKY_OVERLOADED', what: 'answered 503 Service Unavailable' },
+}
+
+/**
+ * @param {number | null} slot
+ * @param {502 | 503} status
+ * @param {number} count
+ * @param {string} reason
+ */
+function refused(slot, status, count, reason) {
+  const { code, what } = REFUSALS[status]
+  const whose = slot === null ? '' : ` for slot ${slot}`
+  const connections = count === 1 ? '1 connection was' : `${count} connections were`
+  warn(code, `${connections} ${what}${whose}: ${reason}.`)
+}
+
+/** @param {number} count */
+function outOfDescriptors(count) {
+  const connections = count === 1 ? '1 connection was' : `${count} connections were`
+  warn(
+    'STICKY_OUT_OF_DESCRIPTORS',
+    `${connections} closed without an answer, as this process has no file descriptors left. Raise its limit (ulimit -n).`,
+  )
+}
+
+/**
+ * In a worker.
+ * @param {number} since milliseconds ago
+ * @param {string} name
+ */
+function noBalancer(since, name) {
+  const remedy =
+    process.env.pm_id === undefined
+      ? 'The process that forked this one has to call sticky.createBalancer(…).listen(port).'
+      : "PM2 forked it, which runs no balancer: start a primary process of your own in PM2's fork mode."
+  warn(
+    'STICKY_NO_BALANCER',
+    `Worker ${process.pid} has heard of no balancer${named(name)} for ${seconds(since)} after sticky.listen(server), and ` +
+      `gets no connections. ${remedy}`,
+  )
+}
+
+/**
+ * In a worker.
+ * @param {string} address
+ * @param {number} slots
+ */
+function oneAddress(address, slots) {
+  warn(
+    'STICKY_ONE_ADDRESS',
+    `All connections of worker ${process.pid} come from ${address}: to the balancer that is one client, which only one of ` +
+      `its ${slots} workers serves. Behind a proxy use the option behindProxy or proxyProtocol; with Docker publish ports ` +
+      'without its userland proxy; for a load test use several addresses.',
+  )
+}
+
+/** @param {string} path */
+function pathWithoutAddresses(path) {
+  warn(
+    'STICKY_ONE_ADDRESS',
+    `The balancer listens at ${path}, where clients have no addresses: all are one client, which one worker serves. Use the ` +
+      'option behindProxy or proxyProtocol, as the proxy in front knows the clients.',
+  )
+}
+
+module.exports = {
+  activeWorkersFailed,
+  noBalancer,
+  noWorkers,
+  notListening,
+  oneAddress,
+  otherVersion,
+  outOfDescriptors,
+  pathWithoutAddresses,
+  refused,
+  unknownOption,
+}

@@ -8,7 +8,7 @@ pub fn nearest(word: String, known: Vec<String>) -> Option<String> {
     let word = word.to_lowercase();
     let near = known.into_iter().filter_map(|known| {
         let wrong = strsim::damerau_levenshtein(&word, &known.to_lowercase());
-        (wrong * 3 <= word.len()).then_some((wrong, known))
+        (wrong * 3 <= word.len().max(known.len())).then_some((wrong, known))
     });
     near.min_by_key(|&(wrong, _)| wrong).map(|(_, known)| known)
 }

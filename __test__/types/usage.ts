@@ -23,6 +23,18 @@ createBalancer(() => Object.values(cluster.workers ?? {}), { maxRetries: 5, retr
 createBalancer(() => ({ length: 2, 1: pool[0] }))
 const stats: BalancerStats = createBalancer().stats()
 const pid: number | null = stats.slots[0].pid
+const milliseconds: number[] = stats.waits.bounds
+
+createBalancer()
+  .on('slot', ({ slot, pid, up, reason }) => {
+    const known: 'listening' | 'replaced' | 'removed' | 'closed' | 'silent' | 'fault' | 'broken' = reason
+    console.log(slot.toFixed(), pid.toFixed(), up satisfies boolean, known)
+  })
+  .once('refuse', ({ status, count }) => console.log(status satisfies 502 | 503 | null, count.toFixed()))
+  .on('worker', ({ up }) => up satisfies boolean)
+  .on('listening', () => {})
+  .on('error', (error) => console.log(error.message))
+const client: { slot: number; pid: number | null } | null = createBalancer().slotOf('192.0.2.1')
 
 const listens: true = listen(net.createServer())
 listen(http2.createSecureServer(), { name: 'admin' })
@@ -32,6 +44,10 @@ new sticky.Balancer({ seed: 'x' }) satisfies net.Server
 createBalancer({ activeWorkers: pool })
 // @ts-expect-error given twice
 createBalancer(() => pool, { activeWorkers: () => pool })
+// @ts-expect-error no such field
+createBalancer().on('slot', ({ worker }) => worker)
+// @ts-expect-error an address
+createBalancer().slotOf(7)
 // @ts-expect-error unknown option
 createBalancer({ strategy: 'x' })
 // @ts-expect-error a number
@@ -39,4 +55,4 @@ createBalancer({ retryDelay: '150' })
 // @ts-expect-error a server
 listen({})
 
-export { balancer, listens, pid }
+export { balancer, client, listens, milliseconds, pid }

@@ -1,5 +1,8 @@
 'use strict'
 
+// First: where this fails, it says why, before anything that an old Node may lack.
+require('./native')
+
 const { Balancer } = require('./lib/primary/balancer')
 const { proxyAddress } = require('./lib/worker/adopted')
 const { listen } = require('./lib/worker/listen')

@@ -103,11 +103,24 @@ function nameTaken(name) {
   return own('ERR_STICKY_NAME_TAKEN', message)
 }
 
+/**
+ * @param {string} platform
+ * @param {string} node its version
+ * @param {string[]} wanted what was looked for
+ * @param {string} advice
+ * @param {unknown} [cause]
+ */
+function noBinary(platform, node, wanted, advice, cause) {
+  const message = `sticky-listen has no binary to load on ${platform} with Node ${node}. It looked for ${wanted.join(' and ')}. ${advice}`
+  return coded(new Error(message, cause === undefined ? undefined : { cause }), 'ERR_STICKY_NO_BINARY')
+}
+
 module.exports = {
   invalidArgType,
   invalidArgValue,
   kernelCannotSteer,
   nameTaken,
+  noBinary,
   notAWorker,
   outOfRange,
   serverAlreadyListens,

@@ -1,0 +1,56 @@
+'use strict'
+
+// Packs the main package and those of platforms.
+//
+//   node scripts/package.js [--out dist] [platform...]
+//
+// The default is this machine's platform. The binary of each, sticky-listen.<platform>.node, must have been built.
+
+const { execFileSync } = require('node:child_process')
+const fs = require('node:fs')
+const os = require('node:os')
+const path = require('node:path')
+const { parseArgs } = require('node:util')
+
+const { libc, platformOf } = require('../lib/addon')
+const { files } = require('../package.json')
+const { binaryName, mainManifest, platformManifest, platformReadme } = require('./manifests')
+
+const ROOT = path.join(__dirname, '..')
+
+/**
+ * Packs a package of these files of the repository, and says what came out.
+ * @param {object} manifest
+ * @param {string[]} files
+ * @param {string} out
+ * @param {string} [readme]
+ */
+function pack(manifest, files, out, readme) {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-package-'))
+  try {
+    for (const file of files) fs.cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true })
+    fs.writeFileSync(path.join(folder, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`)
+    if (readme) fs.writeFileSync(path.join(folder, 'README.md'), readme)
+    const output = execFileSync('npm', ['pack', '--json', '--pack-destination', out], { cwd: folder, encoding: 'utf8' })
+    // A list, or from npm 12 on an object by name.
+    const [{ filename, size, unpackedSize, entryCount }] = Object.values(JSON.parse(output))
+    const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(1)} kB`
+    console.log(`${filename}: ${kilobytes(size)}, unpacked ${kilobytes(unpackedSize)}, ${entryCount} files`)
+  } finally {
+    fs.rmSync(folder, { recursive: true })
+  }
+}
+
+const { values, positionals } = parseArgs({
+  options: { out: { type: 'string', default: path.join(ROOT, 'dist') } },
+  allowPositionals: true,
+})
+const out = path.resolve(values.out)
+const platforms = positionals.length > 0 ? positionals : [platformOf({ ...process, libc })]
+
+fs.mkdirSync(out, { recursive: true })
+for (const file of fs.readdirSync(out)) if (file.endsWith('.tgz')) fs.rmSync(path.join(out, file))
+pack(mainManifest(), [...files, 'README.md', 'LICENSE'], out)
+for (const platform of platforms) {
+  pack(platformManifest(platform), [binaryName(platform), 'LICENSE'], out, platformReadme(platform))
+}

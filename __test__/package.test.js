@@ -1,0 +1,186 @@
+'use strict'
+
+// What users install: the packed files, in an empty project, on a machine without Rust.
+
+const assert = require('node:assert/strict')
+const { execFileSync, spawn } = require('node:child_process')
+const { once } = require('node:events')
+const fs = require('node:fs')
+const os = require('node:os')
+const path = require('node:path')
+const { after, test } = require('node:test')
+
+const { PLATFORMS, libc, platformOf } = require('../lib/addon')
+const { version, engines, license } = require('../package.json')
+const { binaryName, mainManifest, platformManifest } = require('../scripts/manifests')
+const { request, until } = require('./support/client')
+
+const ROOT = path.join(__dirname, '..')
+const PLATFORM = platformOf({ ...process, libc })
+
+const temporary = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-'))
+after(() => fs.rmSync(temporary, { recursive: true, force: true }))
+const within = (file) => path.join(temporary, file)
+const tarball = (suffix) => within(`dist/sticky-listen${suffix}-${version}.tgz`)
+
+// A PATH with Node and npm and nothing else, and no network.
+const bin = within('bin')
+fs.mkdirSync(bin)
+fs.symlinkSync(process.execPath, path.join(bin, 'node'))
+fs.symlinkSync(fs.realpathSync(execFileSync('which', ['npm'], { encoding: 'utf8' }).trim()), path.join(bin, 'npm'))
+const env = { HOME: temporary, PATH: bin, npm_config_offline: 'true' }
+
+function run(program, args, cwd) {
+  return execFileSync(program, args, { cwd: within(cwd), env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+}
+
+/** Installs these packages, and no others, into an empty project. */
+function install(project, ...args) {
+  fs.mkdirSync(within(project))
+  fs.writeFileSync(within(`${project}/package.json`), '{ "private": true }')
+  run('npm', ['install', '--no-audit', '--no-fund', ...args], project)
+}
+
+execFileSync(process.execPath, [path.join(ROOT, 'scripts', 'package.js'), '--out', within('dist'), PLATFORM])
+install('project', tarball(''), tarball(`-${PLATFORM}`))
+// Users have it from the registry.
+fs.cpSync(path.join(ROOT, 'node_modules', 'recluster'), within('project/node_modules/recluster'), { recursive: true })
+
+const contents = (archive) =>
+  execFileSync('tar', ['-tzf', archive], { encoding: 'utf8' })
+    .trim()
+    .split('\n')
+    .map((file) => file.replace('package/', ''))
+    .sort()
+
+test('the packages have these files and no others', () => {
+  const own = ['LICENSE', 'README.md', 'index.d.ts', 'index.js', 'native.js', 'package.json']
+  const lib = execFileSync('git', ['ls-files', 'lib'], { cwd: ROOT, encoding: 'utf8' }).trim().split('\n')
+  assert.deepEqual(contents(tarball('')), [...own, ...lib].sort())
+  assert.deepEqual(contents(tarball(`-${PLATFORM}`)), ['LICENSE', 'README.md', 'package.json', binaryName(PLATFORM)])
+})
+
+test('nothing runs at an installation, and nothing could be built', () => {
+  for (const program of ['cargo', 'rustc', 'cc'])
+    assert.throws(() => run(program, ['--version'], '.'), { code: 'ENOENT' })
+  for (const manifest of [mainManifest(), ...PLATFORMS.map(platformManifest)]) {
+    assert.equal(manifest.scripts, undefined)
+    assert.equal(manifest.dependencies, undefined)
+  }
+})
+
+test('the main package wants each platform in its own version', () => {
+  const { optionalDependencies } = mainManifest()
+  assert.deepEqual(
+    optionalDependencies,
+    Object.fromEntries(
+      PLATFORMS.map((platform) => [platformManifest(platform).name, platformManifest(platform).version]),
+    ),
+  )
+  const { os, cpu, libc, ...rest } = platformManifest('linux-arm64-musl')
+  assert.deepEqual([os, cpu, libc], [['linux'], ['arm64'], ['musl']])
+  assert.deepEqual([rest.version, rest.engines, rest.license], [version, engines, license])
+  assert.equal(platformManifest('darwin-x64').libc, undefined)
+})
+
+/** The README's programs. */
+const programs = [...fs.readFileSync(path.join(ROOT, 'README.md'), 'utf8').matchAll(/^```js\n(.*?)^```/gms)].map(
+  ([, program]) => program,
+)
+
+for (const [manager, at] of [
+  ['recluster', 0],
+  ['node:cluster', 2],
+]) {
+  test(`the README's programs run: ${manager}`, async (t) => {
+    const primary = programs[at]
+    assert.ok(primary.includes(`require('${manager}')`))
+    assert.ok(programs[1].includes('sticky.listen(server)'))
+    fs.writeFileSync(within('project/primary.js'), primary.replace('8081', '0'))
+    fs.writeFileSync(within('project/server.js'), programs[1])
+
+    // A group of its own, so that one signal ends all of it.
+    const child = spawn('node', ['--require', path.join(__dirname, 'fixtures', 'report-port.js'), 'primary.js'], {
+      cwd: within('project'),
+      env,
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let output = ''
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (text) => {
+        output += text
+      })
+    }
+    const closed = once(child, 'close')
+    t.after(async () => {
+      if (child.exitCode === null) process.kill(-child.pid, 'SIGKILL')
+      await closed
+    })
+
+    // It listens at some time, and then its workers do; a client may move while more of them come.
+    const worker = await until(async () => {
+      assert.equal(child.exitCode, null, output)
+      const port = /^port (\d+)$/m.exec(output)?.[1]
+      if (!port) return false
+      const answers = new Set()
+      for (let n = 0; n < 20; n++) {
+        const { status, body } = await request(port)
+        answers.add(status === 200 && body)
+      }
+      return answers.size === 1 && [...answers][0]
+    })
+    assert.match(worker, /^worker \d+$/)
+  })
+}
+
+test('a module imports it by names', () => {
+  const code = `
+    import sticky, { Balancer, createBalancer, listen, proxyAddress } from 'sticky-listen'
+    console.log(Object.entries({ Balancer, createBalancer, listen, proxyAddress }).map(([name, it]) => sticky[name] === it).join())`
+  assert.equal(run('node', ['--input-type=module', '-e', code], 'project'), 'true,true,true,true\n')
+})
+
+test('package.json can be required, what is internal cannot', () => {
+  const code = `
+    console.log(require('sticky-listen/package.json').version)
+    try { require('sticky-listen/native') } catch ({ code }) { console.log(code) }`
+  assert.equal(run('node', ['-e', code], 'project'), `${version}\nERR_PACKAGE_PATH_NOT_EXPORTED\n`)
+})
+
+for (const [module, resolution] of [
+  ['node16', 'node16'],
+  ['esnext', 'bundler'],
+]) {
+  test(`TypeScript finds its types: ${resolution}`, () => {
+    fs.copyFileSync(path.join(__dirname, 'fixtures', 'user.mts'), within('project/user.mts'))
+    const tsc = path.join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+    const types = path.join(ROOT, 'node_modules', '@types')
+    run(
+      'node',
+      [
+        tsc,
+        '--noEmit',
+        '--strict',
+        '--module',
+        module,
+        '--moduleResolution',
+        resolution,
+        '--typeRoots',
+        types,
+        '--types',
+        'node',
+        'user.mts',
+      ],
+      'project',
+    )
+  })
+}
+
+test('without optional dependencies it says what is missing', () => {
+  install('bare', '--omit=optional', tarball(''))
+  const code = "try { require('sticky-listen') } catch ({ code, message }) { console.log(code, message) }"
+  const output = run('node', ['-e', code], 'bare')
+  assert.ok(output.startsWith(`ERR_STICKY_NO_BINARY `), output)
+  assert.ok(output.includes(`sticky-listen-${PLATFORM}`), output)
+})

@@ -27,12 +27,12 @@ const FLAGS: (libc::c_int, libc::c_int) = (libc::MSG_DONTWAIT, libc::MSG_DONTWAI
 #[repr(C)]
 union Control {
     header: libc::cmsghdr,
-    // SAFETY: `CMSG_SPACE` only computes a length.
-    bytes: [u8; unsafe { libc::CMSG_SPACE(MAX_BATCH as u32 * FD_LEN) } as usize],
+    bytes: [u8; Self::LEN as usize],
 }
 
 impl Control {
-    const LEN: usize = mem::size_of::<Self>();
+    // SAFETY: `CMSG_SPACE` only computes a length.
+    const LEN: u32 = unsafe { libc::CMSG_SPACE(MAX_BATCH as u32 * FD_LEN) };
 
     fn new() -> Self {
         Self { bytes: [0; _] }
@@ -70,7 +70,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(length) as _;
-            #[expect(clippy::cast_ptr_alignment, reason = "written unaligned")]
+            #[allow(clippy::cast_ptr_alignment, reason = "written unaligned")]
             let data = libc::CMSG_DATA(header).cast::<RawFd>();
             for (n, fd) in fds.iter().enumerate() {
                 data.add(n).write_unaligned(fd.as_raw_fd());
@@ -114,7 +114,7 @@ pub fn receive(
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(cmsg) = header.as_ref() {
             if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
-                #[expect(clippy::cast_ptr_alignment, reason = "read unaligned")]
+                #[allow(clippy::cast_ptr_alignment, reason = "read unaligned")]
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
                 // `cmsg_len` has another type on each system.
                 #[allow(clippy::unnecessary_cast)]

@@ -16,7 +16,7 @@ const PLATFORMS = [
   'linux-x64-musl',
 ]
 
-// What the gnu binaries are linked against, as Node's own are.
+// What the gnu binaries are linked against, as Node's own are; scripts/build-target.sh reads it here.
 const GLIBC = '2.28'
 
 /**

@@ -143,6 +143,11 @@ test('without its package it cannot be required, and says so', (t) => {
   assert.match(run(t), /^ERR_STICKY_NO_BINARY .*npm install --include=optional/)
 })
 
+test('a clone wants to be built', (t) => {
+  const copy = (root) => fs.writeFileSync(path.join(root, 'Cargo.toml'), '')
+  assert.match(run(t, { copy }), /^ERR_STICKY_NO_BINARY .*npm run build/)
+})
+
 test('on Windows, too', (t) => {
   assert.match(run(t, { before: pretend("process, 'platform'", 'win32') }), /^ERR_STICKY_NO_BINARY .*on win32-/)
 })

@@ -54,7 +54,7 @@ function loadAddon(system) {
   try {
     found = require(`${name}/package.json`).version
   } catch (error) {
-    throw failure(adviceIfMissing(platform, require), error)
+    throw failure(adviceIfMissing(platform, system), error)
   }
   if (found !== version) {
     throw failure(
@@ -104,15 +104,16 @@ function libc() {
 
 /**
  * @param {string} platform
- * @param {System['require']} require
+ * @param {System} system
  */
-function adviceIfMissing(platform, require) {
+function adviceIfMissing(platform, { root, require }) {
   if (platform.startsWith('win32-')) {
     return 'Windows is not supported. Run Node in WSL or in a Linux container.'
   }
   if (!PLATFORMS.includes(platform)) {
     return `This platform has no binary. Those that have one: ${PLATFORMS.join(', ')}.`
   }
+  if (existsSync(path.join(root, 'Cargo.toml'))) return 'This is a clone, and was not built: npm run build.'
   const other = PLATFORMS.find((candidate) => has(`sticky-listen-${candidate}`, require))
   if (!other) {
     return (

@@ -12,7 +12,7 @@ const { after, test } = require('node:test')
 
 const { PLATFORMS, libc, platformOf } = require('../lib/addon')
 const { version, engines, license } = require('../package.json')
-const { binaryName, mainManifest, platformManifest } = require('../scripts/manifests')
+const { binaryName, mainManifest, platformManifest } = require('../npm/manifests')
 const { request, until } = require('./support/client')
 
 const ROOT = path.join(__dirname, '..')
@@ -41,7 +41,7 @@ function install(project, ...args) {
   run('npm', ['install', '--no-audit', '--no-fund', ...args], project)
 }
 
-execFileSync(process.execPath, [path.join(ROOT, 'scripts', 'package.js'), '--out', within('dist'), PLATFORM])
+execFileSync(process.execPath, [path.join(ROOT, 'npm', 'package.js'), '--out', within('dist'), PLATFORM])
 install('project', tarball(''), tarball(`-${PLATFORM}`))
 // Users have it from the registry.
 fs.cpSync(path.join(ROOT, 'node_modules', 'recluster'), within('project/node_modules/recluster'), { recursive: true })

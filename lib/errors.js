@@ -22,9 +22,10 @@ function coded(error, code) {
  * An error that only this package knows.
  * @param {string} code
  * @param {string} message
+ * @param {ErrorOptions} [options]
  */
-function own(code, message) {
-  return coded(new Error(`${message} ${readOn(code)}`), code)
+function own(code, message, options) {
+  return coded(new Error(`${message} ${readOn(code)}`, options), code)
 }
 
 /** @param {unknown} value */
@@ -112,7 +113,7 @@ function nameTaken(name) {
  */
 function noBinary(platform, node, wanted, advice, cause) {
   const message = `sticky-listen has no binary to load on ${platform} with Node ${node}. It looked for ${wanted.join(' and ')}. ${advice}`
-  return coded(new Error(message, cause === undefined ? undefined : { cause }), 'ERR_STICKY_NO_BINARY')
+  return own('ERR_STICKY_NO_BINARY', message, cause === undefined ? undefined : { cause })
 }
 
 module.exports = {

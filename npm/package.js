@@ -2,7 +2,7 @@
 
 // Packs the main package and those of platforms.
 //
-//   node scripts/package.js [--out dist] [platform...]
+//   node npm/package.js [--out dist] [platform...]
 //
 // The default is this machine's platform. The binary of each, sticky-listen.<platform>.node, must have been built.
 

@@ -2,7 +2,7 @@
 # Publishes what a tag names: the packages of all platforms, then the main one, which wants them. Their binaries must be
 # in the root folder. What was published already is left as it is, so this can be run again.
 #
-#   scripts/publish.sh [--dry-run]
+#   npm/publish.sh [--dry-run]
 #
 # In a workflow npm needs no token: each package names the workflow as its trusted publisher. It must exist for that, so
 # its first version is published by hand.
@@ -21,7 +21,7 @@ case $version in *-*) tag=next ;; *) tag=latest ;; esac
 provenance=(${GITHUB_ACTIONS:+--provenance})
 
 read -ra platforms < <(node -p "require('./lib/addon').PLATFORMS.join(' ')")
-node scripts/package.js "${platforms[@]}"
+node npm/package.js "${platforms[@]}"
 for package in "${platforms[@]/#/$name-}" "$name"; do
   if npm view "$package@$version" version >/dev/null 2>&1; then
     echo "$package@$version is published"

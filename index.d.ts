@@ -255,7 +255,7 @@ declare namespace sticky {
   }
 
   /**
-   * Why a worker takes no more connections. `'closed'`: it closed its server, was disconnected, or died. `'silent'`: it did not
+   * Why a worker takes no more connections. `'closed'`: it closed its server, was disconnected, or died, or the balancer closed. `'silent'`: it did not
    * take its channel in time (and is offered another). `'fault'`: it speaks another version, or nonsense. `'broken'`: the
    * system failed.
    */
@@ -267,7 +267,7 @@ declare namespace sticky {
     /** The worker's process. */
     pid: number
     up: boolean
-    /** `'replaced'`: another worker has its slot. `'removed'`: the slot has no worker any more, or does not exist. */
+    /** `'replaced'`: another worker has its slot. `'removed'`: the slot has no worker any more, or does not exist, as after `close()`. */
     reason: 'listening' | 'replaced' | 'removed' | EndReason
   }
 
@@ -349,7 +349,7 @@ declare namespace sticky {
     waiting: number
     /** Connections sent, which the worker has not taken yet. */
     inFlight: number
-    /** Connections that the slot's workers took over. */
+    /** Connections that the slot's workers took over, since the latest `listen` and since the slot exists. */
     adopted: number
     /** The slot's part of all that those of the present slots took over, 0 to 1. */
     share: number
@@ -386,8 +386,12 @@ declare namespace sticky {
     on(event: string | symbol, listener: (...args: any[]) => void): this
     once<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
     once(event: string | symbol, listener: (...args: any[]) => void): this
+    prependOnceListener<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    prependOnceListener(event: string | symbol, listener: (...args: any[]) => void): this
     prependListener<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
     prependListener(event: string | symbol, listener: (...args: any[]) => void): this
+    removeListener<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
+    removeListener(event: string | symbol, listener: (...args: any[]) => void): this
     off<E extends keyof BalancerEvents>(event: E, listener: (...args: BalancerEvents[E]) => void): this
     off(event: string | symbol, listener: (...args: any[]) => void): this
   }

@@ -68,7 +68,29 @@ test('a slot tells when it has a worker, and why it has it no more', TIMEOUT, as
     { pid: first.pid, up: true, reason: 'listening' },
     { pid: first.pid, up: false, reason: 'closed' },
   ])
+  balancer.close()
+  await once(balancer, 'close')
   assert.deepEqual(published, events)
+})
+
+test('whoever counts by events ends with nothing after close(), and starts again with listen()', TIMEOUT, async (t) => {
+  const workers = await Promise.all([listening(t, 'http'), listening(t, 'http')])
+  const balancer = createBalancer({ activeWorkers: () => workers.map(({ child }) => child) })
+  const up = { worker: new Set(), slot: new Set() }
+  balancer.on('worker', ({ pid, up: now }) => up.worker[now ? 'add' : 'delete'](pid))
+  balancer.on('slot', ({ slot, pid, up: now }) => {
+    // A worker is up before it has a slot.
+    if (now) assert.ok(up.worker.has(pid))
+    up.slot[now ? 'add' : 'delete'](slot)
+  })
+  for (let times = 0; times < 3; times++) {
+    balancer.listen(0, '127.0.0.1')
+    await until(() => up.slot.size === 2)
+    assert.equal(up.worker.size, 2)
+    balancer.close()
+    await once(balancer, 'close')
+    assert.deepEqual([up.worker.size, up.slot.size], [0, 0])
+  }
 })
 
 test('refusals are told in batches, with their slot, status and reason', TIMEOUT, async (t) => {

@@ -43,6 +43,7 @@ process.on('exit', () => {
  * @property {number} listener the number of the worker's server
  * @property {InstanceType<typeof HandOver>} handOver
  * @property {string} told which slots the worker was last told to serve
+ * @property {boolean} open whether it was told that the worker takes connections
  */
 
 class Session {
@@ -238,8 +239,11 @@ class Session {
     this.#tellWorkers(serving)
     const before = this.#serving
     this.#serving = serving.map((channel) => {
-      const member = this.#channels.get(channel)?.member
-      return member ? { channel, member } : null
+      const serves = this.#channels.get(channel)
+      if (!serves) return null
+      // Native code may know before its report has come here.
+      this.#tellOpen(serves)
+      return { channel, member: serves.member }
     })
     for (let slot = 0; slot < Math.max(before.length, serving.length); slot++) {
       const [old, now] = [before[slot], this.#serving[slot]]
@@ -252,6 +256,21 @@ class Session {
       }
       if (now) tell(this.#server, 'slot', { slot, pid: now.member.pid ?? 0, up: true, reason: 'listening' })
     }
+  }
+
+  /** @param {Channel} channel */
+  #tellOpen(channel) {
+    if (channel.open) return
+    channel.open = true
+    tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: true, reason: 'listening' })
+  }
+
+  /**
+   * @param {Channel} channel
+   * @param {import('../..').EndReason} reason
+   */
+  #tellEnded({ member, open }, reason) {
+    if (open) tell(this.#server, 'worker', { pid: member.pid ?? 0, up: false, reason })
   }
 
   /**
@@ -304,7 +323,7 @@ class Session {
     const handOver = new HandOver(opened.fd)
     this.#handOvers.set(member, handOver)
     const id = ++lastChannel
-    this.#channels.set(opened.channel, { id, member, listener, handOver, told: '' })
+    this.#channels.set(opened.channel, { id, member, listener, handOver, told: '', open: false })
     this.#channelOf.set(member, opened.channel)
     debug('worker %d: offered channel %d', member.pid, opened.channel)
     const content = { listener, channel: id, pipe: this.#pipe, address: this.#address, identity: this.#identity }
@@ -336,7 +355,7 @@ class Session {
     } else if (kind === 'opened' && channel) {
       debug('worker %d: channel %d is open', channel.member.pid, number)
       channel.handOver.release()
-      tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: true, reason: 'listening' })
+      this.#tellOpen(channel)
       this.#tellSlots('replaced')
     } else if (kind === 'ended' && channel) {
       debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
@@ -355,14 +374,15 @@ class Session {
    * @param {Channel} channel
    * @param {string} why
    */
-  #onEnded(number, { member, listener, handOver }, why) {
+  #onEnded(number, channel, why) {
+    const { member, listener, handOver } = channel
     handOver.release()
     this.#channels.delete(number)
     if (this.#channelOf.get(member) === number) this.#channelOf.delete(member)
     const reason = endReason(why)
     const version = /^version (\d+)$/.exec(why)
     if (version) warnings.otherVersion(member.pid ?? 0, Number(version[1]), messages.VERSION)
-    tell(this.#server, 'worker', { pid: member.pid ?? 0, up: false, reason })
+    this.#tellEnded(channel, reason)
     // A worker that was only too busy to say hello gets another channel; any other has to listen anew.
     if (why !== 'silent') member.forget(listener)
     this.#tellSlots(reason)
@@ -391,7 +411,13 @@ class Session {
     this.#last = this.#native.stats()
     // Not left to the garbage collector: native code holds a callback that holds this.
     this.#native.dispose()
-    for (const { handOver } of this.#channels.values()) handOver.release()
+    for (const [slot, serving] of this.#serving.entries()) {
+      if (serving) tell(this.#server, 'slot', { slot, pid: serving.member.pid ?? 0, up: false, reason: 'removed' })
+    }
+    for (const channel of this.#channels.values()) {
+      this.#tellEnded(channel, 'closed')
+      channel.handOver.release()
+    }
     this.#channels.clear()
     this.#onEnd()
   }

@@ -9,6 +9,7 @@ const path = require('node:path')
 const { after, test } = require('node:test')
 const { chromium } = require('playwright-core')
 const { until } = require('./support/client')
+const { Load } = require('./support/load')
 const { descendants, signal, start } = require('./support/process')
 const { kernelSteers } = require('./support/steering')
 
@@ -224,6 +225,68 @@ for (const [transport, connect] of [
   })
 }
 
+/** How high the plots are, with what is in them and without. */
+function heights(page) {
+  return page.locator('.plots').evaluate((plots) => {
+    const full = plots.offsetHeight
+    for (const part of plots.querySelectorAll('.plot-area, .keys')) part.replaceChildren()
+    return [full, plots.offsetHeight]
+  })
+}
+
+/** What a plot looks like. */
+function drawn(page, plot) {
+  return page.locator(`#plot-${plot} canvas`).evaluate((canvas) => canvas.toDataURL())
+}
+
+/** Waits until a plot looks different. */
+function redrawn(page, plot, before) {
+  return page.waitForFunction(
+    ([selector, was]) => document.querySelector(selector).toDataURL() !== was,
+    [`#plot-${plot} canvas`, before],
+  )
+}
+
+/** Waits until the latest point of a plot is between two figures. */
+function reaches(page, plot, least, most = Infinity) {
+  return page.waitForFunction(
+    ([id, from, to]) => {
+      const { textContent } = document.getElementById(id)
+      return Number(textContent) >= from && (to === null || Number(textContent) <= to)
+    },
+    [plot, least, most === Infinity ? null : most],
+  )
+}
+
+test('the plots follow the clients that come, and those that wait', { skip }, async (t) => {
+  const { port } = await running(t)
+  const { page, errors } = await open(t, port)
+  await overWebSocket(page)
+  await reaches(page, 'rate', 0)
+  assert.deepEqual(await page.locator('#keys .key').allTextContents(), ['0', '1', '2', '3'])
+  const before = {}
+  for (const plot of ['rate', 'waiting', 'share']) before[plot] = await drawn(page, plot)
+  const load = new Load(Number(port), 40)
+  t.after(() => load.stop())
+  await reaches(page, 'rate', 20)
+  await redrawn(page, 'rate', before.rate)
+  await redrawn(page, 'share', before.share)
+  // Another worker than the page's own, so that the page sees how its clients wait.
+  const { worker, pids } = await seen(page)
+  signal(
+    pids.find((pid) => pid !== worker),
+    'SIGKILL',
+  )
+  await reaches(page, 'waiting', 1)
+  await redrawn(page, 'waiting', before.waiting)
+  await load.stop()
+  await reaches(page, 'rate', 0, 2)
+  const light = await drawn(page, 'rate')
+  await page.emulateMedia({ colorScheme: 'dark' })
+  await redrawn(page, 'rate', light)
+  assert.deepEqual(errors, [])
+})
+
 for (const [name, options] of [
   ['a phone', { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, colorScheme: 'dark' }],
   ['a desktop', { viewport: { width: 1280, height: 800 }, colorScheme: 'light' }],
@@ -240,6 +303,16 @@ for (const [name, options] of [
       visible: window.innerWidth,
     }))
     assert.ok(content <= visible, `${content} pixels wide where there are ${visible}`)
+    await reaches(page, 'rate', 0)
+    const plots = await page.locator('.plot canvas').all()
+    assert.equal(plots.length, 3)
+    for (const plot of plots) {
+      const { x, width, height } = await plot.boundingBox()
+      assert.ok(x >= 0 && width > 200 && x + width <= visible && height === 120, `${x}, ${width}, ${height}`)
+    }
+    // What is below did not move as they came.
+    const [full, empty] = await heights(page)
+    assert.equal(full, empty)
     assert.deepEqual(errors, [])
   })
 }

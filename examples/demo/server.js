@@ -17,14 +17,17 @@ const pages = new Map([
   ['/', page('index.html', 'text/html; charset=utf-8')],
   ['/style.css', page('style.css', 'text/css; charset=utf-8')],
   ['/app.js', page('app.js', 'text/javascript; charset=utf-8')],
+  ['/plots.js', page('plots.js', 'text/javascript; charset=utf-8')],
+  ['/uplot.js', page(require.resolve('uplot/dist/uPlot.iife.min.js'), 'text/javascript; charset=utf-8')],
+  ['/uplot.css', page(require.resolve('uplot/dist/uPlot.min.css'), 'text/css; charset=utf-8')],
 ])
 
 /**
- * @param {string} file
+ * @param {string} file absolute, or one of public
  * @param {string} type
  */
 function page(file, type) {
-  return { body: fs.readFileSync(path.join(__dirname, 'public', file)), type }
+  return { body: fs.readFileSync(path.resolve(__dirname, 'public', file)), type }
 }
 
 const server = http.createServer((request, response) => {

@@ -1,10 +1,10 @@
-'use strict'
-
 // The demo's page: one socket.io connection, and what it and the primary tell, shown to a person.
 //
 // The worker that serves this browser says `welcome` once; pictures of the whole cluster follow, made
 // by the primary. What the cluster did is told by the events in them, what this browser noticed of it
 // is added here.
+
+import { createPlots, slotColor } from './plots.js'
 
 const $ = (id) => document.getElementById(id)
 
@@ -83,6 +83,7 @@ socket.on('connect_error', () => {
 socket.on('picture', (now) => {
   if (picture && picture.cluster !== now.cluster) lastEvent = 0
   picture = now
+  plots.add(now)
   for (const event of now.events) {
     if (event.id <= lastEvent) continue
     lastEvent = event.id
@@ -112,6 +113,21 @@ for (const command of ['reload', 'kill']) {
     if ($(command).ariaDisabled !== 'true') socket.emit(command)
   })
 }
+
+// ---- The plots ----
+
+const plots = createPlots({ rate: $('plot-rate'), waiting: $('plot-waiting'), share: $('plot-share') }, (latest) => {
+  show('rate', latest.rate.toFixed(1))
+  show('waiting', latest.waiting)
+  const keys = latest.shares.map((_, slot) => {
+    const key = document.createElement('b')
+    key.className = 'key'
+    key.style.setProperty('--key', `var(${slotColor(slot)})`)
+    key.textContent = slot
+    return key
+  })
+  if ($('keys').children.length !== keys.length) $('keys').replaceChildren(...keys)
+})
 
 // ---- The log ----
 

@@ -255,11 +255,10 @@ declare namespace sticky {
   }
 
   /**
-   * Why a worker takes no more connections. `'closed'`: it closed its server, was disconnected, or died, or the balancer closed. `'silent'`: it did not
-   * take its channel in time (and is offered another). `'fault'`: it speaks another version, or nonsense. `'broken'`: the
-   * system failed.
+   * Why a worker takes no more connections. `'closed'`: it closed its server, was disconnected, or died, or the balancer
+   * closed. `'fault'`: it said what makes no sense. `'broken'`: the system failed.
    */
-  type EndReason = 'closed' | 'silent' | 'fault' | 'broken'
+  type EndReason = 'closed' | 'fault' | 'broken'
 
   /** A slot has a worker from now on, or has not. */
   interface SlotEvent {
@@ -288,7 +287,7 @@ declare namespace sticky {
      * descriptors left, so that they were closed.
      */
     status: 502 | 503 | null
-    /** Why, in words. */
+    /** Why, in words, as of the event. */
     reason: string
     count: number
   }
@@ -307,7 +306,7 @@ declare namespace sticky {
   interface WaitTimes {
     /** The upper bounds of the buckets, in milliseconds. */
     bounds: number[]
-    /** Connections in each bucket (not below it); one more for those beyond the last bound. */
+    /** Connections in each bucket alone, not in those below; one more for those beyond the last bound. */
     counts: number[]
     /** Milliseconds in all. */
     sum: number

@@ -30,8 +30,11 @@ export declare class Balancer {
   stats(): Stats
   /** What was refused since the last time. "refused" is reported when there is something, once until it is taken. */
   takeRefusals(): Array<Refused>
-  /** The slot of the client at an address, or of one that a header names otherwise; nothing when there are no slots. */
-  slotOf(client: string): number | null
+  /**
+   * The slot of the client at an address, of one that a header names otherwise, or of one without an address; nothing
+   * when there are no slots.
+   */
+  slotOf(client?: string | undefined | null): number | null
   /** Why the kernel does not steer though it was told to, if so: connections are handed over meanwhile. */
   steeringFailure(): string | null
   /**

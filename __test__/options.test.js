@@ -151,9 +151,11 @@ test('a manager, or its workers, in the place of activeWorkers is an error that 
       /Received an instance of EventEmitter\. For the workers of node:cluster leave it out: createBalancer\(options\)$/,
     ],
     [recluster('x.js'), /Pass the function of the manager: createBalancer\(cluster\.activeWorkers, options\)$/],
-    [cluster.workers, /Pass a function that returns them/],
-    [[worker], /Received an instance of Array\. Pass a function that returns them/],
-    [{ 1: worker.process }, /Pass a function that returns them/],
+    [cluster.workers, /Pass a function that returns the workers/],
+    [[worker], /Received an instance of Array\. Pass a function that returns the workers/],
+    [[], /Received an instance of Array\. Pass a function that returns the workers/],
+    [{ 1: worker.process }, /Pass a function that returns the workers/],
+    [worker, /Pass a function that returns the workers/],
   ]) {
     for (const args of [[first], [first, { maxPending: 9 }]]) {
       const expected = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', message: remedy }

@@ -9,6 +9,7 @@ const { test } = require('node:test')
 const { createBalancer } = require('..')
 const { Advice } = require('../lib/primary/advice')
 const { Refusals } = require('../lib/primary/refusals')
+const { AddressWatch } = require('../lib/worker/sample')
 const { connect, loopback, parallel, request } = require('./support/client')
 const { directory } = require('./support/places')
 const { start } = require('./support/process')
@@ -39,7 +40,7 @@ function clock(t) {
   }
 }
 
-const member = (pid, names = []) => ({ pid, listeners: new Map(names.map((name) => [name, 1])) })
+const member = (pid, names = []) => ({ pid, foreign: false, listeners: new Map(names.map((name) => [name, 1])) })
 
 test('a balancer that never gets a worker says so, sooner while clients wait', async (t) => {
   const warnings = record(t)
@@ -49,7 +50,7 @@ test('a balancer that never gets a worker says so, sooner while clients wait', a
   ]) {
     const pass = clock(t)
     const advice = new Advice({ name: 'default', activeWorkers: () => [] }, undefined)
-    const look = () => advice.look([null], () => ({ waiting }))
+    const look = () => advice.look([null], () => ({ waiting, slots: [] }))
     pass(after - 1)
     look()
     await turn()
@@ -61,10 +62,7 @@ test('a balancer that never gets a worker says so, sooner while clients wait', a
     await turn()
     const [{ code, message }] = warnings.splice(0)
     assert.equal(code, 'STICKY_NO_WORKERS')
-    assert.match(
-      message,
-      new RegExp(`no worker for ${after / 1000} s.*sticky\\.listen\\(server\\).*errors\\.md#sticky_no_workers$`),
-    )
+    assert.match(message, new RegExp(`no worker for ${after / 1000} s: activeWorkers.*errors\\.md#sticky_no_workers$`))
     assert.deepEqual(warnings, [])
     t.mock.timers.reset()
     t.mock.restoreAll()
@@ -75,9 +73,9 @@ test('a balancer that had a worker does not say that it never got one', async (t
   const warnings = record(t)
   const pass = clock(t)
   const advice = new Advice({ name: 'default' }, undefined)
-  advice.look([member(1, ['default'])], () => ({ waiting: 0 }))
+  advice.look([member(1, ['default'])], () => ({ waiting: 0, slots: [] }))
   pass(60_000)
-  advice.look([null], () => ({ waiting: 9 }))
+  advice.look([null], () => ({ waiting: 9, slots: [] }))
   await turn()
   assert.deepEqual(warnings, [])
 })
@@ -85,14 +83,22 @@ test('a balancer that had a worker does not say that it never got one', async (t
 test('a worker that does not listen while clients wait is named, once', async (t) => {
   const warnings = record(t)
   const pass = clock(t)
-  let waiting = 0
+  let slot = { channel: 0, waiting: 0 }
   const advice = new Advice({ name: 'admin' }, undefined)
-  const look = () => advice.look([member(1, ['admin']), late], () => ({ waiting }))
-  const late = member(77, ['default'])
+  const look = () => advice.look(members, () => ({ waiting: 9, slots: [{ channel: 0, waiting: 1 }, slot, slot, slot] }))
+  const closed = member(78, ['admin'])
+  const foreign = { ...member(79), foreign: true }
+  const members = [member(1, ['admin']), member(77, ['default']), closed, foreign]
   look()
   pass(60_000)
+  // Nobody waits, or its predecessor serves who does.
   look()
-  waiting = 1
+  slot = { channel: 5, waiting: 1 }
+  look()
+  await turn()
+  assert.deepEqual(warnings, [])
+  slot = { channel: 0, waiting: 1 }
+  closed.listeners.clear()
   look()
   look()
   await turn()
@@ -145,10 +151,16 @@ test('the first refusal of a slot is said at once, then how many there were, onc
     warnings.slice(1).map(({ code }) => code),
     ['STICKY_OUT_OF_DESCRIPTORS', 'STICKY_BAD_GATEWAY'],
   )
+  // What is left is said at the end, announced or not.
   refused = [{ slot: 1, status: 502, count: 5 }]
-  refusals.announce()
   refusals.end()
+  await turn()
   assert.equal(events.at(-1).count, 5)
+  assert.match(warnings.at(-1).message, /^5 connections/)
+  const { length } = warnings
+  pass(120_000)
+  await turn()
+  assert.equal(warnings.length, length)
 })
 
 test('a worker in the table that has not called listen() is the reason of its 502s', TIMEOUT, async (t) => {
@@ -156,9 +168,10 @@ test('a worker in the table that has not called listen() is the reason of its 50
   const silent = await worker(t, 'http')
   const balancer = await balancing(t, [silent], { maxRetries: 0 })
   const [event] = await Promise.all([once(balancer, 'refuse'), request(balancer.address().port)])
-  assert.equal(event[0].reason, 'its worker has not called sticky.listen(server)')
+  const reason = 'its worker has no server that listens by sticky.listen(server)'
+  assert.equal(event[0].reason, reason)
   await turn()
-  assert.match(warnings[0].message, /slot 0: its worker has not called sticky\.listen\(server\)\./)
+  assert.ok(warnings[0].message.includes(`slot 0: ${reason}.`), warnings[0].message)
 })
 
 test('a path where clients are not told apart is named, unless they are', TIMEOUT, async (t) => {
@@ -188,18 +201,33 @@ test('a worker all of whose clients have one address says which, once', { timeou
     socket.resume().end()
     await once(socket, 'close')
   }
-  // Others come now and then, and nothing is said.
-  await parallel(300, 16, (n) => visit(n % 3 === 0 ? loopback(n % 100) : from))
   await parallel(2100, 16, () => visit(from))
   const { code, message } = await workers[slot].next('warning')
   assert.equal(code, 'STICKY_ONE_ADDRESS')
-  assert.match(message, new RegExp(`worker ${workers[slot].pid} come from ${from}: .* its 2 workers`))
+  assert.match(message, new RegExp(`worker ${workers[slot].pid} come from ${from} .*, whose slot is one of 2\\.`))
+})
+
+test('another address, or none, or a single slot is no reason to say so', async (t) => {
+  const warnings = record(t)
+  const from = (address) => ({ getpeername: (out) => Object.assign(out, { address }) })
+  for (const [clients, slotsByAddress] of [
+    [[from('192.0.2.1'), from('192.0.2.2')], 2],
+    [[from(undefined)], 2],
+    [[{}], 2],
+    [[from('192.0.2.1')], 1],
+  ]) {
+    const watch = new AddressWatch()
+    // The 65th is looked at as well, and all after it are alike.
+    for (let n = 0; n < 10_000; n++) watch.look(clients[n < 64 ? 0 : clients.length - 1], { slotsByAddress })
+  }
+  await turn()
+  assert.deepEqual(warnings, [])
 })
 
 test('a worker that hears of no balancer says so, and knows PM2', { timeout: 30_000 }, async (t) => {
   const [lone, pm2, served] = await Promise.all([
     listening(t, 'http'),
-    start(t, 'worker-server.js', { env: { pm_id: '0' } }),
+    start(t, 'worker-server.js', { env: { pm_id: '0', exec_mode: 'cluster_mode' } }),
     listening(t, 'http'),
   ])
   await pm2.call('create', 'server', 'http')

@@ -36,7 +36,7 @@ function loadAddon(system) {
   const { root, version, engines, node, require } = system
   const wanted = Number(/\d+/.exec(engines))
   if (Number.parseInt(node, 10) < wanted) {
-    throw noBinary(`${system.platform}-${system.arch}`, node, [`Node ${engines}`], `Use Node ${wanted} or later.`)
+    throw noBinary(`${system.platform}-${system.arch}`, node, [`a Node ${engines}`], `Use Node ${wanted} or later.`)
   }
 
   const platform = platformOf(system)

@@ -110,14 +110,19 @@ function balancerOptions(first, second) {
  * @param {any} first
  */
 function remedyFor(first) {
+  if (typeof first !== 'object' || first === null) return
   if (first === cluster) return 'For the workers of node:cluster leave it out: createBalancer(options)'
-  if (typeof first?.emit === 'function') {
+  if (Array.isArray(first) || isWorker(first) || Object.values(first).some(isWorker)) {
+    return 'Pass a function that returns the workers; for those of node:cluster leave it out: createBalancer(options)'
+  }
+  if (typeof first.emit === 'function') {
     return 'Pass the function of the manager: createBalancer(cluster.activeWorkers, options)'
   }
-  const values = typeof first === 'object' && first !== null ? Object.values(first) : []
-  if (values.some((value) => typeof (value?.process ?? value)?.send === 'function')) {
-    return 'Pass a function that returns them; for the workers of node:cluster leave it out: createBalancer(options)'
-  }
+}
+
+/** @param {any} value */
+function isWorker(value) {
+  return typeof (value?.process ?? value)?.send === 'function'
 }
 
 /**

@@ -34,24 +34,20 @@ function unknownOption(option, near) {
  * @param {string} [stack]
  */
 function activeWorkersFailed(reason, stack) {
-  const code = 'STICKY_ACTIVE_WORKERS_FAILED'
-  warn(code, `activeWorkers() failed, the last table stays in use: ${reason}.`, stack)
+  warn('STICKY_ACTIVE_WORKERS_FAILED', `activeWorkers() failed, so the last table stays in use: ${reason}.`, stack)
 }
 
 /**
  * @param {number} since milliseconds ago
  * @param {string} name
- * @param {number[]} idle workers of `node:cluster`, where those that listen are meant
+ * @param {number[]} [clustered] the workers of `node:cluster`, where they are meant
  */
-function noWorkers(since, name, idle) {
-  const run = `worker ${idle.join(', ')} of node:cluster`
-  const who =
-    idle.length > 0 ? `${run} run${idle.length > 1 ? '' : 's'} and does not take connections` : 'there is none'
-  warn(
-    'STICKY_NO_WORKERS',
-    `The balancer has had no worker for ${seconds(since)}: ${who}. Call sticky.listen(server)${named(name)} in each ` +
-      'worker, or have activeWorkers() return the workers that are ready.',
-  )
+function noWorkers(since, name, clustered) {
+  const listen = `Call sticky.listen(server)${named(name)} in each worker.`
+  let what = 'activeWorkers() has returned none. Have it return the workers that are ready.'
+  if (clustered?.length === 0) what = `node:cluster has none. Fork some. ${listen}`
+  else if (clustered) what = `those of node:cluster (${clustered.join(', ')}) take no connections. ${listen}`
+  warn('STICKY_NO_WORKERS', `The balancer has had no worker for ${seconds(since)}: ${what}`)
 }
 
 /**
@@ -114,10 +110,12 @@ function outOfDescriptors(count) {
  * @param {string} name
  */
 function noBalancer(since, name) {
+  const { pm_id: pm2, exec_mode: mode } = process.env
   const remedy =
-    process.env.pm_id === undefined
-      ? 'The process that forked this one has to call sticky.createBalancer(…).listen(port).'
-      : "PM2 forked it, which runs no balancer: start a primary process of your own in PM2's fork mode."
+    pm2 !== undefined && mode === 'cluster_mode'
+      ? "PM2 forked it, which runs no balancer: start a primary process of your own in PM2's fork mode."
+      : 'The process that forked this one has to call sticky.createBalancer(…).listen(port), and its activeWorkers() to ' +
+        'return this worker.'
   warn(
     'STICKY_NO_BALANCER',
     `Worker ${process.pid} has heard of no balancer${named(name)} for ${seconds(since)} after sticky.listen(server), and ` +
@@ -133,8 +131,8 @@ function noBalancer(since, name) {
 function oneAddress(address, slots) {
   warn(
     'STICKY_ONE_ADDRESS',
-    `All connections of worker ${process.pid} come from ${address}: to the balancer that is one client, which only one of ` +
-      `its ${slots} workers serves. Behind a proxy use the option behindProxy or proxyProtocol; with Docker publish ports ` +
+    `Connections of worker ${process.pid} come from ${address} and from nowhere else, in a sample of one in 64: to the ` +
+      `balancer that is one client, whose slot is one of ${slots}. Behind a proxy use the option behindProxy or proxyProtocol; with Docker publish ports ` +
       'without its userland proxy; for a load test use several addresses.',
   )
 }

@@ -49,7 +49,7 @@ const out = path.resolve(values.out)
 const platforms = positionals.length > 0 ? positionals : [platformOf({ ...process, libc })]
 
 fs.mkdirSync(out, { recursive: true })
-for (const file of fs.readdirSync(out)) if (file.endsWith('.tgz')) fs.rmSync(path.join(out, file))
+for (const file of fs.readdirSync(out)) if (/^sticky-listen-.*\.tgz$/.test(file)) fs.rmSync(path.join(out, file))
 pack(mainManifest(), [...files, 'README.md', 'LICENSE'], out)
 for (const platform of platforms) {
   pack(platformManifest(platform), [binaryName(platform), 'LICENSE'], out, platformReadme(platform))

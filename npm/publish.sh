@@ -27,5 +27,5 @@ for package in "${platforms[@]/#/$name-}" "$name"; do
     echo "$package@$version is published"
     continue
   fi
-  npm publish --access public --tag "$tag" "${provenance[@]}" "$@" "./dist/$package-$version.tgz"
+  npm publish --access public --tag "$tag" ${provenance[@]+"${provenance[@]}"} "$@" "./dist/$package-$version.tgz"
 done

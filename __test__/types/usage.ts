@@ -27,7 +27,7 @@ const milliseconds: number[] = stats.waits.bounds
 
 createBalancer()
   .on('slot', ({ slot, pid, up, reason }) => {
-    const known: 'listening' | 'replaced' | 'removed' | 'closed' | 'silent' | 'fault' | 'broken' = reason
+    const known: 'listening' | 'replaced' | 'removed' | 'closed' | 'fault' | 'broken' = reason
     console.log(slot.toFixed(), pid.toFixed(), up satisfies boolean, known)
   })
   .once('refuse', ({ status, count }) => console.log(status satisfies 502 | 503 | null, count.toFixed()))

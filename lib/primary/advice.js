@@ -6,6 +6,7 @@ const cluster = require('node:cluster')
 const warnings = require('../warnings')
 
 /** @typedef {InstanceType<typeof import('./workers').Member>} Member */
+/** @typedef {{ waiting: number, slots: { channel: number, waiting: number }[] }} Counters */
 
 // How long a balancer may be without any worker, in milliseconds, while nobody waits for one and while somebody does.
 const NO_WORKERS_AFTER = 10_000
@@ -38,10 +39,16 @@ class Advice {
   /**
    * The table was read.
    * @param {(Member | null)[]} members
-   * @param {() => { waiting: number }} stats
+   * @param {() => Counters} read
    */
-  look(members, stats) {
+  look(members, read) {
     const now = performance.now()
+    /** @type {Counters | undefined} */
+    let counters
+    const stats = () => {
+      counters ??= read()
+      return counters
+    }
     if (!this.#settled) this.#missWorkers(members, stats, now)
     for (const [slot, member] of members.entries()) {
       if (member) this.#missListener(member, slot, stats, now)
@@ -54,7 +61,7 @@ class Advice {
 
   /**
    * @param {(Member | null)[]} members
-   * @param {() => { waiting: number }} stats
+   * @param {() => Counters} stats
    * @param {number} now
    */
   #missWorkers(members, stats, now) {
@@ -63,27 +70,37 @@ class Advice {
       this.#settled = true
     } else if (since >= NO_WORKERS_AFTER || (since >= NO_WORKERS_IN_NEED_AFTER && stats().waiting > 0)) {
       this.#settled = true
-      const idle = this.#ownTable ? [] : Object.values(cluster.workers ?? {}).map((worker) => worker?.process.pid ?? 0)
-      warnings.noWorkers(since, this.#name, idle)
+      const clustered = Object.values(cluster.workers ?? {}).map((worker) => worker?.process.pid ?? 0)
+      warnings.noWorkers(since, this.#name, this.#ownTable ? undefined : clustered)
     }
   }
 
   /**
    * @param {Member} member
    * @param {number} slot
-   * @param {() => { waiting: number }} stats
+   * @param {() => Counters} stats
    * @param {number} now
    */
   #missListener(member, slot, stats, now) {
-    if (member.listeners.has(this.#name)) return
     const seen = this.#seen.get(member)
-    if (seen === undefined) {
+    // Once it has listened it knows how to. That it speaks another version has been said.
+    if (member.listeners.has(this.#name) || member.foreign) {
+      this.#seen.set(member, Infinity)
+    } else if (seen === undefined) {
       this.#seen.set(member, now)
-    } else if (now - seen >= NOT_LISTENING_AFTER && stats().waiting > 0) {
+    } else if (now - seen >= NOT_LISTENING_AFTER && isInNeed(stats().slots[slot])) {
       this.#seen.set(member, Infinity)
       warnings.notListening(member.pid ?? 0, slot, now - seen, this.#name)
     }
   }
+}
+
+/**
+ * Whether clients wait in a slot that no other worker serves meanwhile.
+ * @param {Counters['slots'][number] | undefined} slot
+ */
+function isInNeed(slot) {
+  return slot !== undefined && slot.waiting > 0 && slot.channel === 0
 }
 
 module.exports = { Advice }

@@ -107,11 +107,13 @@ class Balancer extends net.Server {
 
   /** @returns {import('../..').BalancerStats} */
   stats() {
-    const { waits, ...counters } = [...this.#sessions].map((session) => session.stats()).reduce(sum, this.#past)
+    const latest = this.#session?.stats()
+    const all = [...this.#sessions].map((session) => (session === this.#session && latest) || session.stats())
+    const { waits, ...counters } = all.reduce(sum, this.#past)
     return {
       ...counters,
       waits: { bounds: [...BOUNDS], ...waits },
-      slots: this.#session?.stats().slots ?? [],
+      slots: latest?.slots ?? [],
       steering: this.steering,
       uptime: this.listening ? (this.#session?.uptime ?? 0) : 0,
     }
@@ -126,7 +128,8 @@ class Balancer extends net.Server {
     if (!net.isIP(client) && !this.#options.behindProxy) {
       throw invalidArgValue('client', client, 'must be an IP address, as without behindProxy clients are nothing else')
     }
-    return this.#session?.slotOf(client) ?? null
+    // The zone of a link-local address is this host's word for it, not the client's.
+    return this.#session?.slotOf(net.isIP(client) ? client.replace(/%.*/, '') : client) ?? null
   }
 }
 

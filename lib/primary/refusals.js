@@ -41,9 +41,15 @@ class Refusals {
 
   /** Nothing more is refused. */
   end() {
+    // Some may not have been announced yet.
+    this.announce()
+    clearTimeout(this.#batch)
     this.#flush()
     clearTimeout(this.#batch)
-    for (const { timer } of this.#quiet.values()) clearTimeout(timer)
+    for (const [key, { timer }] of this.#quiet) {
+      this.#speakAgain(key)
+      clearInterval(timer)
+    }
     this.#quiet.clear()
   }
 

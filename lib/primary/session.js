@@ -144,8 +144,7 @@ class Session {
     this.#address = this.#server.address()
     this.#pipe = typeof this.#address === 'string' || this.#server._handle?.constructor.name === 'Pipe'
     listening.add(this)
-    const { behindProxy, proxyProtocol } = this.#options
-    const path = typeof this.#address === 'string' && !behindProxy && !proxyProtocol ? this.#address : undefined
+    const path = typeof this.#address === 'string' && this.#isOneClient ? this.#address : undefined
     this.#advice = new Advice(this.#options, path)
     workers().on('change', this.#onChange)
     this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
@@ -161,13 +160,15 @@ class Session {
   close() {
     if (this.#closing) return
     this.#closing = true
+    this.#advice = undefined
+    // Whoever listens again at once is not to hear of them after those of the next session.
+    this.#tellAllDown()
     const unsettled = this.#native.close()
     if (unsettled === 0) {
       this.#end()
       return
     }
     debug('closing: %d connections to settle', unsettled)
-    this.#advice = undefined
     // They are the server's connections until then: 'close' waits, and so does the process.
     this.#server._connections += 1
     this.#timer?.ref()
@@ -177,7 +178,7 @@ class Session {
     const stats = this.#last ?? this.#native.stats()
     const adopted = stats.slots.reduce((sum, slot) => sum + slot.adopted, 0)
     const slots = stats.slots.map(({ channel, ...counters }) => ({
-      pid: this.#channels.get(channel)?.member.pid ?? null,
+      pid: this.#pidOf(channel),
       ...counters,
       share: adopted > 0 ? counters.adopted / adopted : 0,
     }))
@@ -191,8 +192,19 @@ class Session {
 
   /** @param {string} client */
   slotOf(client) {
-    const slot = this.#last ? null : this.#native.slotOf(client)
-    return slot === null ? null : { slot, pid: this.stats().slots[slot]?.pid ?? null }
+    const slot = this.#last ? null : this.#native.slotOf(this.#isOneClient ? undefined : client)
+    return slot === null ? null : { slot, pid: this.#pidOf(this.#native.stats().slots[slot]?.channel) }
+  }
+
+  /** Whether all clients are one, as their connections have no addresses and nobody speaks for them. */
+  get #isOneClient() {
+    const { behindProxy, proxyProtocol } = this.#options
+    return this.#pipe && !behindProxy && !proxyProtocol
+  }
+
+  /** @param {number} channel */
+  #pidOf(channel) {
+    return this.#channels.get(channel)?.member.pid ?? null
   }
 
   #onChange = (/** @type {Member[]} */ changed) => {
@@ -237,6 +249,7 @@ class Session {
   #tellSlots(reason) {
     const serving = this.#native.stats().slots.map(({ channel }) => channel)
     this.#tellWorkers(serving)
+    if (this.#closing) return
     const before = this.#serving
     this.#serving = serving.map((channel) => {
       const serves = this.#channels.get(channel)
@@ -260,7 +273,7 @@ class Session {
 
   /** @param {Channel} channel */
   #tellOpen(channel) {
-    if (channel.open) return
+    if (channel.open || this.#closing) return
     channel.open = true
     tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: true, reason: 'listening' })
   }
@@ -269,8 +282,16 @@ class Session {
    * @param {Channel} channel
    * @param {import('../..').EndReason} reason
    */
-  #tellEnded({ member, open }, reason) {
-    if (open) tell(this.#server, 'worker', { pid: member.pid ?? 0, up: false, reason })
+  #tellEnded(channel, reason) {
+    if (channel.open) tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: false, reason })
+    channel.open = false
+  }
+
+  #tellAllDown() {
+    for (const [slot, serving] of this.#serving.entries()) {
+      if (serving) tell(this.#server, 'slot', { slot, pid: serving.member.pid ?? 0, up: false, reason: 'removed' })
+    }
+    for (const channel of this.#channels.values()) this.#tellEnded(channel, 'closed')
   }
 
   /**
@@ -381,7 +402,7 @@ class Session {
     if (this.#channelOf.get(member) === number) this.#channelOf.delete(member)
     const reason = endReason(why)
     const version = /^version (\d+)$/.exec(why)
-    if (version) warnings.otherVersion(member.pid ?? 0, Number(version[1]), messages.VERSION)
+    if (version) member.refuseVersion(Number(version[1]))
     this.#tellEnded(channel, reason)
     // A worker that was only too busy to say hello gets another channel; any other has to listen anew.
     if (why !== 'silent') member.forget(listener)
@@ -395,11 +416,16 @@ class Session {
    */
   #whyRefused(slot, status) {
     if (status === null) return 'no file descriptors are left'
-    if (status === 503) return `more than maxPending (${this.#options.maxPending}) wait for its worker`
-    if (slot === null) return 'activeWorkers() returns no slots'
+    if (status === 503) return `more than maxPending (${this.#options.maxPending}) wait`
+    if (this.#closing) return 'the balancer closes'
+    if (slot === null) {
+      return this.#options.activeWorkers
+        ? 'activeWorkers() returns no slots'
+        : 'no worker has called sticky.listen(server)'
+    }
     const entry = this.#table[slot]
-    if (entry === native.PENDING) return 'its worker has not called sticky.listen(server)'
-    return entry ? 'its worker has not answered yet' : 'it has no worker'
+    if (entry === native.PENDING) return 'its worker has no server that listens by sticky.listen(server)'
+    return entry ? 'its worker is not ready' : 'it has no worker'
   }
 
   #end() {
@@ -411,13 +437,7 @@ class Session {
     this.#last = this.#native.stats()
     // Not left to the garbage collector: native code holds a callback that holds this.
     this.#native.dispose()
-    for (const [slot, serving] of this.#serving.entries()) {
-      if (serving) tell(this.#server, 'slot', { slot, pid: serving.member.pid ?? 0, up: false, reason: 'removed' })
-    }
-    for (const channel of this.#channels.values()) {
-      this.#tellEnded(channel, 'closed')
-      channel.handOver.release()
-    }
+    for (const { handOver } of this.#channels.values()) handOver.release()
     this.#channels.clear()
     this.#onEnd()
   }
@@ -428,7 +448,7 @@ class Session {
  * @returns {import('../..').EndReason}
  */
 function endReason(detail) {
-  if (detail === 'closed' || detail === 'silent' || detail === 'broken') return detail
+  if (detail === 'closed' || detail === 'broken') return detail
   return 'fault'
 }
 

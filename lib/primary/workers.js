@@ -29,6 +29,8 @@ class Member {
     this.clusterWorker = clusterWorker
     /** Whether it was asked who listens. */
     this.queried = false
+    /** Whether it speaks another version. */
+    this.foreign = false
     /** @type {Map<string, number>} for each name, the number of the server that listens */
     this.listeners = new Map()
   }
@@ -71,6 +73,15 @@ class Member {
   #settle(handOver) {
     this.#handOvers.delete(handOver)
     handOver.sent()
+  }
+
+  /**
+   * It speaks another version, so that it gets no connections.
+   * @param {number} version
+   */
+  refuseVersion(version) {
+    if (!this.foreign) warnings.otherVersion(this.pid ?? 0, version, messages.VERSION)
+    this.foreign = true
   }
 
   /**
@@ -166,7 +177,7 @@ class Workers extends EventEmitter {
   #onMessage(member, message) {
     if (message?.cmd === 'sticky-listen:listening') {
       if (message.version !== messages.VERSION) {
-        warnings.otherVersion(member.pid ?? 0, message.version, messages.VERSION)
+        member.refuseVersion(message.version)
         return
       }
       debug('worker %d listens as %j', member.pid, message.name)

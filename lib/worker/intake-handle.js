@@ -7,7 +7,7 @@ const fs = require('node:fs')
 const net = require('node:net')
 const debug = require('../debug')
 const { mark } = require('./adopted')
-const { Sample, countWait, peerOf } = require('./sample')
+const { AddressWatch, WaitCounter, peerOf } = require('./sample')
 const { SlotListeners } = require('./slot-listeners')
 const native = require('../../native')
 
@@ -72,7 +72,6 @@ class IntakeHandle {
   /** @type {Map<native.Intake, InstanceType<typeof SlotListeners>>} with the sockets that came on each */
   #intakes = new Map()
   #onClose
-  #sample = new Sample()
   #referenced = true
   /**
    * The balancer of connections that are not marked with another.
@@ -108,13 +107,18 @@ class IntakeHandle {
     const marked = balancer === this.firstBalancer ? undefined : balancer
     /** @type {Float64Array | null} of the connections accepted for each slot, where the primary reads it */
     let counters = null
+    /** @type {InstanceType<typeof WaitCounter> | undefined} */
+    let waits
+    const addresses = new AddressWatch()
     /** How many connections may be accepted before it is to be asked for again. */
     let room = 0
     const intake = new native.Intake(
       channel.fd,
       (fds, sources) => {
         if (fds) {
-          this.#receive(intake, balancer, openAll(fds, sources, Connection, marked))
+          const clients = openAll(fds, sources, Connection, marked)
+          for (const client of clients) addresses.look(client, balancer)
+          this.#receive(intake, clients)
         } else {
           debug('a balancer closed its channel')
           this.#end(intake)
@@ -125,6 +129,7 @@ class IntakeHandle {
         debug(fd === null ? 'accepting for slot %d no more' : 'accepting for slot %d', slot)
         if (fd === null || fd === undefined) return listeners.giveBack(slot, number)
         counters ??= intake.counters()
+        if (counters) waits ??= new WaitCounter(counters)
         listeners.open(Connection, slot, number, { fd, backlog }, (client) => accepted(slot, client))
         askForRoom()
       },
@@ -141,10 +146,8 @@ class IntakeHandle {
       if (counters) counters[slot]++
       if (--room <= 0) askForRoom()
       mark(client, marked, undefined)
-      if (this.#sample.next()) {
-        const weight = this.#sample.take(client, balancer.slotsByAddress)
-        if (counters) countWait(counters, client, weight)
-      }
+      waits?.count(client)
+      addresses.look(client, balancer)
       this.#adopt(client)
     }
     this.#intakes.set(intake, listeners)
@@ -152,18 +155,14 @@ class IntakeHandle {
 
   /**
    * @param {native.Intake} intake
-   * @param {BalancerInfo} balancer
    * @param {any[]} clients
    */
-  #receive(intake, balancer, clients) {
+  #receive(intake, clients) {
     // Before the acknowledgement, so that a connection which a killed worker had taken is always in
     // its log.
     if (debug.enabled) for (const client of clients) debug('adopting %j', peerOf(client))
     if (intake.acknowledge()) {
-      for (const client of clients) {
-        if (this.#sample.next()) this.#sample.take(client, balancer.slotsByAddress)
-        this.#adopt(client)
-      }
+      for (const client of clients) this.#adopt(client)
     } else {
       debug('the primary cannot be answered: %d connections go elsewhere', clients.length)
       this.#end(intake)

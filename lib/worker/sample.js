@@ -9,64 +9,66 @@ const warnings = require('../warnings')
 // One in so many connections is looked at.
 const INTERVAL = 64
 
-// When so many in a row come from one address, that is all there is.
+// When so many come from one address and none from another, that is all there is.
 const ENOUGH = 32
 
-class Sample {
+/** Chooses the first connection, and then every 64th. */
+class Sampler {
   #untilNext = 1
   #weight = 1
-  #address = ''
-  #same = 0
-  #warned = false
 
-  /** Counts a connection; returns whether it is to be looked at. */
+  /** Counts a connection; returns for how many it stands, 0 if it is not to be looked at. */
   next() {
-    return --this.#untilNext === 0
-  }
-
-  /**
-   * Looks at a connection.
-   * @param {any} client
-   * @param {number} slots among which addresses tell clients apart
-   * @returns {number} how many connections it stands for
-   */
-  take(client, slots) {
+    if (--this.#untilNext > 0) return 0
     const weight = this.#weight
     this.#untilNext = INTERVAL
     this.#weight = INTERVAL
-    if (!this.#warned && slots > 1) this.#compare(client, slots)
     return weight
   }
+}
+
+/** Watches where the connections of a balancer come from. */
+class AddressWatch {
+  #sampler = new Sampler()
+  #address = ''
+  #seen = 0
+  #over = false
 
   /**
    * @param {any} client
-   * @param {number} slots
+   * @param {{ slotsByAddress: number }} balancer
    */
-  #compare(client, slots) {
-    const { address } = peerOf(client)
-    if (address === undefined) return
-    this.#same = address === this.#address ? this.#same + 1 : 1
+  look(client, balancer) {
+    if (this.#over || this.#sampler.next() === 0 || balancer.slotsByAddress < 2) return
+    const { address = '' } = peerOf(client)
+    this.#seen++
+    this.#over = address === '' || (this.#seen > 1 && address !== this.#address) || this.#seen === ENOUGH
+    if (this.#seen === ENOUGH && address === this.#address) warnings.oneAddress(address, balancer.slotsByAddress)
     this.#address = address
-    if (this.#same < ENOUGH) return
-    this.#warned = true
-    warnings.oneAddress(address, slots)
   }
 }
 
 const BOUNDS = native.waitBounds()
 
-/**
- * Counts how long a connection has waited, for itself and others.
- * @param {Float64Array} counters of its balancer
- * @param {any} client
- * @param {number} weight how many connections it stands for
- */
-function countWait(counters, client, weight) {
-  const waited = native.waited(client.fd)
-  if (waited === null) return
-  const above = BOUNDS.findIndex((bound) => waited <= bound)
-  counters[native.WAITS + (above === -1 ? BOUNDS.length : above)] += weight
-  counters[native.WAITS + BOUNDS.length + 1] += waited * weight
+/** Counts how long connections have waited that this worker accepts itself. */
+class WaitCounter {
+  #sampler = new Sampler()
+  #counters
+
+  /** @param {Float64Array} counters of the balancer */
+  constructor(counters) {
+    this.#counters = counters
+  }
+
+  /** @param {any} client just accepted */
+  count(client) {
+    const weight = this.#sampler.next()
+    const waited = weight > 0 ? native.waited(client.fd) : null
+    if (waited === null) return
+    const bucket = BOUNDS.findIndex((bound) => waited <= bound)
+    this.#counters[native.WAITS + (bucket === -1 ? BOUNDS.length : bucket)] += weight
+    this.#counters[native.WAITS + BOUNDS.length + 1] += waited * weight
+  }
 }
 
 /**
@@ -79,4 +81,4 @@ function peerOf(client) {
   return peer
 }
 
-module.exports = { Sample, countWait, peerOf }
+module.exports = { AddressWatch, WaitCounter, peerOf }

@@ -226,10 +226,11 @@ impl Balancer {
         refused.into_iter().map(Refused::from).collect()
     }
 
-    /// The slot of the client at an address, or of one that a header names otherwise; nothing when there are no slots.
+    /// The slot of the client at an address, of one that a header names otherwise, or of one without an address; nothing
+    /// when there are no slots.
     #[napi]
-    pub fn slot_of(&self, client: String) -> Option<u32> {
-        self.native.as_ref()?.slot_of(&client)
+    pub fn slot_of(&self, client: Option<String>) -> Option<u32> {
+        self.native.as_ref()?.slot_of(client.as_deref())
     }
 
     /// Why the kernel does not steer though it was told to, if so: connections are handed over meanwhile.

@@ -113,11 +113,13 @@ impl Balancer {
         self.core.take_refusals()
     }
 
-    /// The slot of the client at an address, or of one that a header names otherwise; `None` when there are no slots.
-    pub fn slot_of(&self, client: &str) -> Option<u32> {
-        self.core.slot_of(match client.parse() {
-            Ok(address) => self.hasher.hash(Some(address)),
-            Err(_) => self.hasher.hash_name(client.as_bytes()),
+    /// The slot of the client at an address, of one that a header names otherwise, or of one without an address; `None`
+    /// when there are no slots.
+    pub fn slot_of(&self, client: Option<&str>) -> Option<u32> {
+        self.core.slot_of(match client.map(|client| (client, client.parse())) {
+            None => self.hasher.hash(None),
+            Some((_, Ok(address))) => self.hasher.hash(Some(address)),
+            Some((name, Err(_))) => self.hasher.hash_name(name.as_bytes()),
         })
     }
 

@@ -277,9 +277,10 @@ impl HandOver {
                         }
                         pushed = self.queue.push(client, connection, now);
                     }
-                    let slot = self.queue.slot_of(client);
-                    let overflow = pushed.err().map(|connection| Removed { slot, connection });
-                    self.refuse(overflow, Refusal::Overload);
+                    if let Err(connection) = pushed {
+                        let slot = self.queue.slot_of(client);
+                        self.refuse([Removed { slot, connection }], Refusal::Overload);
+                    }
                 }
                 Outcome::Gone => self.counters.gone += 1,
                 Outcome::Invalid => self.counters.rejected += 1,

@@ -148,7 +148,7 @@ impl<C> DeliveryQueue<C> {
         }
         self.mark_all_ready();
         // In the order of arrival, whatever slot they waited in.
-        homeless.sort_by_key(|waiting| waiting.since);
+        homeless.sort_by_key(|waiting| waiting.arrived);
         for waiting in homeless {
             self.queue(waiting, VecDeque::push_back);
         }

@@ -148,9 +148,9 @@ test('a manager, or its workers, in the place of activeWorkers is an error that 
   for (const [first, remedy] of [
     [
       cluster,
-      /Received an instance of EventEmitter\. For the workers of node:cluster leave it out: createBalancer\(options\)$/,
+      /Received an instance of EventEmitter\. For the workers of node:cluster leave it out: createBalancer\(options\)\. See /,
     ],
-    [recluster('x.js'), /Pass the function of the manager: createBalancer\(cluster\.activeWorkers, options\)$/],
+    [recluster('x.js'), /Pass the function of the manager: createBalancer\(cluster\.activeWorkers, options\)\. See /],
     [cluster.workers, /Pass a function that returns the workers/],
     [[worker], /Received an instance of Array\. Pass a function that returns the workers/],
     [[], /Received an instance of Array\. Pass a function that returns the workers/],

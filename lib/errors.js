@@ -8,24 +8,17 @@ const { readOn } = require('./help')
 
 /**
  * @template {Error} E
- * @param {E} error
- * @param {string} code
- */
-function coded(error, code) {
-  // As Node's own errors: the code is part of the stack's first line, not of the name.
-  Error.captureStackTrace(error, coded)
-  error.stack = error.stack?.replace(error.name, () => `${error.name} [${code}]`)
-  return Object.assign(error, { code })
-}
-
-/**
- * An error that only this package knows.
+ * @param {new (message: string, options?: ErrorOptions) => E} Class
  * @param {string} code
  * @param {string} message
  * @param {ErrorOptions} [options]
  */
-function own(code, message, options) {
-  return coded(new Error(`${message} ${readOn(code)}`, options), code)
+function coded(Class, code, message, options) {
+  const error = new Class(`${message}${message.endsWith('.') ? '' : '.'} ${readOn(code)}`, options)
+  // As Node's own errors: the code is part of the stack's first line, not of the name.
+  Error.captureStackTrace(error, coded)
+  error.stack = error.stack?.replace(error.name, () => `${error.name} [${code}]`)
+  return Object.assign(error, { code })
 }
 
 /** @param {unknown} value */
@@ -47,7 +40,7 @@ function received(value) {
  */
 function invalidArgType(name, expected, value, remedy) {
   const message = `The "${name}" ${kind(name)} must be ${expected}. ${received(value)}${remedy ? `. ${remedy}` : ''}`
-  return coded(new TypeError(message), 'ERR_INVALID_ARG_TYPE')
+  return coded(TypeError, 'ERR_INVALID_ARG_TYPE', message)
 }
 
 /**
@@ -57,7 +50,7 @@ function invalidArgType(name, expected, value, remedy) {
  */
 function invalidArgValue(name, value, reason) {
   const message = `The ${kind(name)} '${name}' ${reason}. Received ${inspect(value)}`
-  return coded(new TypeError(message), 'ERR_INVALID_ARG_VALUE')
+  return coded(TypeError, 'ERR_INVALID_ARG_VALUE', message)
 }
 
 /**
@@ -67,7 +60,7 @@ function invalidArgValue(name, value, reason) {
  */
 function outOfRange(name, range, value) {
   const message = `The value of "${name}" is out of range. It must be ${range}. Received ${inspect(value)}`
-  return coded(new RangeError(message), 'ERR_OUT_OF_RANGE')
+  return coded(RangeError, 'ERR_OUT_OF_RANGE', message)
 }
 
 /** @param {string} name */
@@ -77,7 +70,7 @@ function kind(name) {
 
 function serverAlreadyListens() {
   const message = 'Listen method has been called more than once without closing.'
-  return coded(new Error(message), 'ERR_SERVER_ALREADY_LISTEN')
+  return coded(Error, 'ERR_SERVER_ALREADY_LISTEN', message)
 }
 
 function notAWorker() {
@@ -85,7 +78,7 @@ function notAWorker() {
     'sticky.listen(server) receives its connections from a balancer in the parent process, but this ' +
     'process has no IPC channel to one. Start it with cluster.fork() or child_process.fork(), or use ' +
     'server.listen().'
-  return own('ERR_STICKY_NOT_A_WORKER', message)
+  return coded(Error, 'ERR_STICKY_NOT_A_WORKER', message)
 }
 
 /** @param {string} reason */
@@ -93,7 +86,7 @@ function kernelCannotSteer(reason) {
   const message =
     `The option "steering" is 'kernel', but the kernel cannot steer here: ${reason}. Use 'auto' or 'handover', with ` +
     'which the primary process hands the connections over.'
-  return own('ERR_STICKY_STEERING', message)
+  return coded(Error, 'ERR_STICKY_STEERING', message)
 }
 
 /** @param {string} name */
@@ -101,7 +94,7 @@ function nameTaken(name) {
   const message =
     `A server named ${inspect(name)} already takes the connections of this worker. Close it first, or ` +
     'give this one another name: sticky.listen(server, { name }).'
-  return own('ERR_STICKY_NAME_TAKEN', message)
+  return coded(Error, 'ERR_STICKY_NAME_TAKEN', message)
 }
 
 /**
@@ -113,7 +106,7 @@ function nameTaken(name) {
  */
 function noBinary(platform, node, wanted, advice, cause) {
   const message = `sticky-listen has no binary to load on ${platform} with Node ${node}. It looked for ${wanted.join(' and ')}. ${advice}`
-  return own('ERR_STICKY_NO_BINARY', message, cause === undefined ? undefined : { cause })
+  return coded(Error, 'ERR_STICKY_NO_BINARY', message, cause === undefined ? undefined : { cause })
 }
 
 module.exports = {

@@ -14,6 +14,7 @@ const { PLATFORMS, libc, platformOf } = require('../lib/addon')
 const { version, engines, license } = require('../package.json')
 const { binaryName, mainManifest, platformManifest } = require('../npm/manifests')
 const { request, until } = require('./support/client')
+const { blocksOf } = require('./support/markdown')
 
 const ROOT = path.join(__dirname, '..')
 const PLATFORM = platformOf({ ...process, libc })
@@ -83,21 +84,20 @@ test('the main package wants each platform in its own version', () => {
   assert.equal(platformManifest('darwin-x64').libc, undefined)
 })
 
-/** The README's programs. */
-const programs = [...fs.readFileSync(path.join(ROOT, 'README.md'), 'utf8').matchAll(/^```js\n(.*?)^```/gms)].map(
-  ([, program]) => program,
-)
+/** A program of a page of the documentation, one that has these words if there are several. */
+function program(page, file, words = '') {
+  const is = ({ directive, text }) => directive?.kind === 'file' && directive.value === file && text.includes(words)
+  return blocksOf(page).find(is).text
+}
 
-for (const [manager, at] of [
-  ['recluster', 0],
-  ['node:cluster', 2],
+for (const [page, manager] of [
+  ['README.md', 'node:cluster'],
+  ['docs/getting-started.md', 'recluster'],
 ]) {
-  test(`the README's programs run: ${manager}`, async (t) => {
-    const primary = programs[at]
-    assert.ok(primary.includes(`require('${manager}')`))
-    assert.ok(programs[1].includes('sticky.listen(server)'))
+  test(`the programs of ${page} run: ${manager}`, async (t) => {
+    const primary = program(page, 'cluster.js', `require('${manager}')`)
     fs.writeFileSync(within('project/primary.js'), primary.replace('8081', '0'))
-    fs.writeFileSync(within('project/server.js'), programs[1])
+    fs.writeFileSync(within('project/server.js'), program(page, 'server.js'))
 
     // A group of its own, so that one signal ends all of it.
     const child = spawn('node', ['--require', path.join(__dirname, 'fixtures', 'report-port.js'), 'primary.js'], {
@@ -130,7 +130,7 @@ for (const [manager, at] of [
       }
       return answers.size === 1 && [...answers][0]
     })
-    assert.match(worker, /^worker \d+$/)
+    assert.match(worker, /^worker \d+\n$/)
   })
 }
 

@@ -31,7 +31,9 @@ fuzz_target!(|bytes: &[u8]| {
                 queue.attach(1, now);
                 Ok(())
             }
-            Answer::Adopted { through, .. } => queue.adopted(1, through).map(|adopted| ended.extend(adopted)),
+            Answer::Adopted { through, delay } => {
+                queue.adopted(1, through, delay).map(|adopted| ended.extend(adopted))
+            }
             Answer::Returned(first, count) => queue.returned(1, first, count, now),
             // Concerns no connection that is handed over.
             Answer::Released(_) => Ok(()),
@@ -41,11 +43,11 @@ fuzz_target!(|bytes: &[u8]| {
         }
         while let Some(offer) = queue.offer(16) {
             assert!(offer.count > 0);
-            queue.commit(&offer);
+            queue.commit(&offer, now);
         }
     }
     ended.extend(queue.detach(1, Ending::ByPrimary, now));
-    ended.extend(queue.remove_waiting(|_| true));
+    ended.extend(queue.remove_waiting(|_| true).into_iter().map(|removed| removed.connection));
     ended.sort_unstable();
     assert_eq!(ended, (0..CONNECTIONS).collect::<Vec<_>>());
 });

@@ -195,16 +195,21 @@ export declare function steeringObstacle(): string | null
 export declare function waitBounds(): Array<number>
 
 /**
- * For how many milliseconds a connection has waited that was just accepted, or nothing where the system does not tell.
- * What its client has sent meanwhile makes it less.
+ * How long a connection has waited that was just accepted, or nothing where the system does not tell. What its client
+ * has sent meanwhile makes it less.
  */
-export declare function waited(fd: number): number | null
+export declare function waited(fd: number): Waited | null
 
-/**
- * Where the counters of waiting times begin in `Intake.counters`: one for each bucket of `waitBounds()`, one for what
- * waited longer, and the sum of milliseconds.
- */
-export declare const WAITS: number
+/** How long a connection has waited. */
+export interface Waited {
+  /** In milliseconds. */
+  milliseconds: number
+  /** Which of `Intake.counters` counts those that have waited so long. */
+  counter: number
+}
+
+/** Which of `Intake.counters` has the milliseconds that all connections of the sample have waited. */
+export declare const WAITED: number
 
 /** How long connections had waited that a worker took over. */
 export interface WaitTimes {

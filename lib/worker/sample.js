@@ -48,8 +48,6 @@ class AddressWatch {
   }
 }
 
-const BOUNDS = native.waitBounds()
-
 /** Counts how long connections have waited that this worker accepts itself. */
 class WaitCounter {
   #sampler = new Sampler()
@@ -64,10 +62,9 @@ class WaitCounter {
   count(client) {
     const weight = this.#sampler.next()
     const waited = weight > 0 ? native.waited(client.fd) : null
-    if (waited === null) return
-    const bucket = BOUNDS.findIndex((bound) => waited <= bound)
-    this.#counters[native.WAITS + (bucket === -1 ? BOUNDS.length : bucket)] += weight
-    this.#counters[native.WAITS + BOUNDS.length + 1] += waited * weight
+    if (!waited) return
+    this.#counters[waited.counter] += weight
+    this.#counters[native.WAITED] += waited.milliseconds * weight
   }
 }
 

@@ -1,23 +1,31 @@
 //! What a worker counts of the connections that it accepts from the kernel, in a [page](Page) that the primary reads: of
 //! each slot how many, and how long a sample of them had waited.
 
-use super::waits::{BUCKETS, WaitTimes};
+use std::time::Duration;
+
+use super::waits::{self, BUCKETS, WaitTimes};
 use crate::sys::page::{COUNTERS, Page};
 
 /// Slots that have a counter: the first ones of the page.
 pub const SLOTS: usize = 256;
 
-/// Where the buckets begin; after them comes the sum.
-pub const WAITS: usize = SLOTS;
+/// Where the buckets of waiting times begin.
+const WAITS: usize = SLOTS;
 
-const SUM: usize = WAITS + BUCKETS;
+/// The counter of how many milliseconds all of the sample have waited, after the buckets.
+pub const WAITED: usize = WAITS + BUCKETS;
 
-const _: () = assert!(SUM < COUNTERS);
+const _: () = assert!(WAITED < COUNTERS);
+
+/// The counter of connections that have waited so long.
+pub fn of_wait(waited: Duration) -> usize {
+    WAITS + waits::bucket(waited)
+}
 
 /// What the worker has counted of its sample.
 pub fn waits(page: &Page) -> WaitTimes {
     let counts = std::array::from_fn(|bucket| page.count(WAITS + bucket));
-    let sum = page.number(SUM);
+    let sum = page.number(WAITED);
     // A worker may write what it likes.
     WaitTimes { counts, sum: if sum.is_finite() { sum.max(0.0) } else { 0.0 } }
 }

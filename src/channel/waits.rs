@@ -18,11 +18,15 @@ pub struct WaitTimes {
     pub sum: f64,
 }
 
+/// The bucket of a connection that has waited so long.
+pub fn bucket(waited: Duration) -> usize {
+    BOUNDS.partition_point(|&bound| Duration::from_millis(bound.into()) < waited)
+}
+
 impl WaitTimes {
     /// One more has waited.
     pub fn record(&mut self, waited: Duration) {
-        let bucket = BOUNDS.partition_point(|&bound| Duration::from_millis(bound.into()) < waited);
-        self.counts[bucket] += 1;
+        self.counts[bucket(waited)] += 1;
         self.sum += waited.as_secs_f64() * 1000.0;
     }
 

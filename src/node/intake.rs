@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 use napi::bindgen_prelude::{
     Error, Float64Array, FnArgs, Function, FunctionRef, JsValuesTupleIntoVec, Result,
@@ -213,18 +214,28 @@ pub fn room() -> u32 {
     room::grant()
 }
 
-/// Where the counters of waiting times begin in `Intake.counters`: one for each bucket of `waitBounds()`, one for what
-/// waited longer, and the sum of milliseconds.
+/// Which of `Intake.counters` has the milliseconds that all connections of the sample have waited.
 #[napi]
 #[expect(clippy::cast_possible_truncation, reason = "a constant far below")]
-pub const WAITS: u32 = counters::WAITS as u32;
+pub const WAITED: u32 = counters::WAITED as u32;
 
-/// For how many milliseconds a connection has waited that was just accepted, or nothing where the system does not tell.
-/// What its client has sent meanwhile makes it less.
+/// How long a connection has waited.
+#[napi(object)]
+pub struct Waited {
+    /// In milliseconds.
+    pub milliseconds: u32,
+    /// Which of `Intake.counters` counts those that have waited so long.
+    pub counter: u32,
+}
+
+/// How long a connection has waited that was just accepted, or nothing where the system does not tell. What its client
+/// has sent meanwhile makes it less.
 #[napi]
-pub fn waited(fd: i32) -> Option<u32> {
+pub fn waited(fd: i32) -> Option<Waited> {
     let connection = socket::duplicate(fd).ok()?;
-    tcp_info::quiet_for(connection.as_fd())
+    let milliseconds = tcp_info::quiet_for(connection.as_fd())?;
+    let counter = counters::of_wait(Duration::from_millis(milliseconds.into()));
+    Some(Waited { milliseconds, counter: u32::try_from(counter).ok()? })
 }
 
 fn to_javascript(connections: Vec<Arrived>) -> Connections {

@@ -20,14 +20,12 @@ use super::runtime::Runtime;
 use super::workers::channel::WorkerChannel;
 use super::workers::channel_watch::ChannelWatch;
 use super::workers::table::{Channel, Entry};
-use crate::client::hash::ClientHasher;
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
 
 /// A balancer from `listen` to `close`. Dropping it ends everything at once.
 pub struct Balancer {
     core: Arc<Core>,
-    hasher: ClientHasher,
     /// The clock, and what watches connections that are not identified yet.
     tasks: Vec<AbortHandle>,
     runtime: Runtime,
@@ -46,7 +44,6 @@ impl Balancer {
             let registry = poll.registry().try_clone()?;
             Ok::<_, io::Error>(Identify::new(config.identifier.clone(), config.look, registry))
         });
-        let hasher = config.identifier.hasher.clone();
         let core = Core::new(config, identify.transpose()?, runtime.handle().clone(), report);
         let core = Arc::new(core);
         let mut tasks = vec![runtime.handle().spawn(keep_time(Arc::clone(&core))).abort_handle()];
@@ -54,7 +51,7 @@ impl Balancer {
             let watching = runtime.handle().spawn(watch(Arc::clone(&core), poll));
             tasks.push(watching.abort_handle());
         }
-        Ok(Self { core, hasher, tasks, runtime })
+        Ok(Self { core, tasks, runtime })
     }
 
     /// Makes a bound socket listen, and takes its connections in until [`close`](Self::close).
@@ -116,11 +113,7 @@ impl Balancer {
     /// The slot of the client at an address, of one that a header names otherwise, or of one without an address; `None`
     /// when there are no slots.
     pub fn slot_of(&self, client: Option<&str>) -> Option<u32> {
-        self.core.slot_of(match client.map(|client| (client, client.parse())) {
-            None => self.hasher.hash(None),
-            Some((_, Ok(address))) => self.hasher.hash(Some(address)),
-            Some((name, Err(_))) => self.hasher.hash_name(name.as_bytes()),
-        })
+        self.core.slot_of(client)
     }
 
     /// The counters as they are.

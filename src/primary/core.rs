@@ -28,7 +28,6 @@ use super::workers::channel::{Connection, End, WorkerChannel};
 use super::workers::channel_watch::Stage;
 use super::workers::channels::Channels;
 use super::workers::table::{Channel, Entry};
-use crate::client::hash::ClientHash;
 use crate::sys::{readiness, socket};
 
 /// How long closing waits for workers when patience has no end.
@@ -231,8 +230,15 @@ impl Core {
         self.lock().refusals.take()
     }
 
-    /// The slot of a client; `None` when there are no slots.
-    pub(super) fn slot_of(&self, client: ClientHash) -> Option<u32> {
+    /// The slot of the client with an address or another name, or of one without an address; `None` when there are no
+    /// slots.
+    pub(super) fn slot_of(&self, client: Option<&str>) -> Option<u32> {
+        let hasher = &self.config.identifier.hasher;
+        let client = match client.map(|client| (client, client.parse())) {
+            None => hasher.hash(None),
+            Some((_, Ok(address))) => hasher.hash(Some(address)),
+            Some((name, Err(_))) => hasher.hash_name(name.as_bytes()),
+        };
         self.lock().handover.queue().slot_of(client)
     }
 

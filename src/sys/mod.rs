@@ -13,3 +13,10 @@ pub mod reuseport;
 pub mod scheduling;
 pub mod socket;
 pub mod tcp_info;
+
+/// The size of what a system call reads or writes. (The cast is exact; `try_from` is not for constants.)
+#[cfg(target_os = "linux")]
+#[expect(clippy::cast_possible_truncation)]
+const fn size_of<T>() -> u32 {
+    std::mem::size_of::<T>() as u32
+}

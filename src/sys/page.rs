@@ -66,8 +66,9 @@ impl Page {
     ///
     /// # Panics
     /// Beyond [`COUNTERS`].
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whatever it is")]
     pub fn count(&self, index: usize) -> u64 {
-        whole(self.number(index))
+        self.number(index) as u64
     }
 
     /// The same of a counter that counts no whole numbers.
@@ -90,11 +91,6 @@ impl Page {
         // array. Nothing in this process refers to them but `count`, atomically.
         unsafe { Float64Array::with_external_data(memory, COUNTERS, move |_, _| drop(self)) }
     }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whatever it is")]
-fn whole(number: f64) -> u64 {
-    number as u64
 }
 
 impl AsFd for Page {

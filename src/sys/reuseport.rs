@@ -25,6 +25,7 @@ mod linux {
     use nix::libc;
 
     use super::{BorrowedFd, Instruction, io};
+    use crate::sys::size_of;
 
     /// The instructions must be as the system takes them.
     const _: () = assert!(mem::size_of::<Instruction>() == mem::size_of::<libc::sock_filter>());
@@ -32,9 +33,6 @@ mod linux {
     /// Has the kernel choose by this program among all sockets of the group that `socket` is in, from now on: the
     /// program returns its number in the order in which they began to listen.
     pub fn attach(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-        // (Exact; `try_from` is not for constants.)
-        #[expect(clippy::cast_possible_truncation)]
-        const SIZE: u32 = mem::size_of::<libc::sock_fprog>() as u32;
         let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let filter = program.as_ptr().cast_mut().cast();
         let program = libc::sock_fprog { len: length, filter };
@@ -45,7 +43,7 @@ mod linux {
                 libc::SOL_SOCKET,
                 libc::SO_ATTACH_REUSEPORT_CBPF,
                 (&raw const program).cast(),
-                SIZE,
+                size_of::<libc::sock_fprog>(),
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -33,14 +33,12 @@ mod linux {
     use nix::libc;
 
     use super::{BorrowedFd, io};
+    use crate::sys::size_of;
 
     pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
-        // (Exact; `try_from` is not for constants.)
-        #[expect(clippy::cast_possible_truncation)]
-        const SIZE: u32 = mem::size_of::<libc::tcp_info>() as u32;
         // SAFETY: all zeroes is a valid `tcp_info`.
         let mut info: libc::tcp_info = unsafe { mem::zeroed() };
-        let mut length = SIZE;
+        let mut length = size_of::<libc::tcp_info>();
         // SAFETY: the pointer and the length describe `info`, which outlives the call.
         let result = unsafe {
             libc::getsockopt(

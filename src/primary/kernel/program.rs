@@ -4,6 +4,7 @@
 //! Such a machine has an accumulator A, an index register X and 16 words of memory; jumps lead forward only. The
 //! packet is the client's first; its network header is found at a fixed offset whatever precedes it.
 
+use crate::channel::counters;
 use crate::client::half_sip::{self, FINAL_MARK, FINAL_ROUNDS, INITIAL, WORD_ROUNDS};
 use crate::client::hash::{ClientHasher, INCREMENT, MULTIPLIER, threshold};
 use crate::sys::reuseport::Instruction;
@@ -11,6 +12,9 @@ use crate::sys::reuseport::Instruction;
 /// The most slots that a program can tell apart, by the length that every kernel grants (20 KiB with
 /// `net.core.optmem_max` as it was before Linux 6.8).
 pub const MAX_SLOTS: u32 = 256;
+
+/// Each needs a counter.
+const _: () = assert!(MAX_SLOTS as usize <= counters::SLOTS);
 
 /// The instructions that are used here, by the names of the BPF assembler.
 mod code {

@@ -1,7 +1,7 @@
 'use strict'
 
-// Every error that is ours. Bad arguments look like Node's own (the same codes and words); what only
-// this package can say has a code that begins with ERR_STICKY_.
+// Every error that is ours. Bad arguments look like Node's own (the same codes and words, and then where to read on); what
+// only this package can say has a code that begins with ERR_STICKY_.
 
 const { inspect } = require('node:util')
 const { readOn } = require('./help')

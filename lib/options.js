@@ -75,7 +75,7 @@ const LISTEN_CHECKS = { name: checkName }
  */
 function balancerOptions(first, second) {
   const positional = typeof first === 'function' ? /** @type {any} */ (first) : undefined
-  const remedy = positional ? undefined : remedyFor(first)
+  const remedy = remedyFor(first)
   const isOptions = typeof first === 'object' && first !== null && second === undefined && !remedy
   if (!positional && first !== undefined && !isOptions) {
     const expected = second === undefined ? 'a function, or an object of options' : 'a function'

@@ -77,6 +77,9 @@ function otherVersion(pid, theirs, ours) {
   )
 }
 
+/** @param {number} count of connections */
+const connectionsWere = (count) => (count === 1 ? '1 connection was' : `${count} connections were`)
+
 const REFUSALS = {
   502: { code: 'STICKY_BAD_GATEWAY', what: 'answered 502 Bad Gateway' },
   503: { code: 'STICKY_OVERLOADED', what: 'answered 503 Service Unavailable' },
@@ -91,16 +94,15 @@ const REFUSALS = {
 function refused(slot, status, count, reason) {
   const { code, what } = REFUSALS[status]
   const whose = slot === null ? '' : ` for slot ${slot}`
-  const connections = count === 1 ? '1 connection was' : `${count} connections were`
-  warn(code, `${connections} ${what}${whose}: ${reason}.`)
+  warn(code, `${connectionsWere(count)} ${what}${whose}: ${reason}.`)
 }
 
 /** @param {number} count */
 function outOfDescriptors(count) {
-  const connections = count === 1 ? '1 connection was' : `${count} connections were`
   warn(
     'STICKY_OUT_OF_DESCRIPTORS',
-    `${connections} closed without an answer, as this process has no file descriptors left. Raise its limit (ulimit -n).`,
+    `${connectionsWere(count)} closed without an answer, as this process has no file descriptors left. Raise its limit ` +
+      '(ulimit -n).',
   )
 }
 

@@ -66,7 +66,7 @@ class Advice {
    */
   #missWorkers(members, stats, now) {
     const since = now - this.#began
-    if (members.some((member) => member)) {
+    if (members.some(Boolean)) {
       this.#settled = true
     } else if (since >= NO_WORKERS_AFTER || (since >= NO_WORKERS_IN_NEED_AFTER && stats().waiting > 0)) {
       this.#settled = true

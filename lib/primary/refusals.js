@@ -41,9 +41,9 @@ class Refusals {
 
   /** Nothing more is refused. */
   end() {
-    // Some may not have been announced yet.
-    this.announce()
     clearTimeout(this.#batch)
+    // Some may not have been announced yet.
+    this.#more = true
     this.#flush()
     clearTimeout(this.#batch)
     for (const [key, { timer }] of this.#quiet) {

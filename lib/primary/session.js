@@ -13,6 +13,7 @@ const { tell } = require('./events')
 const { HandOver } = require('./hand-over')
 const { Refusals } = require('./refusals')
 const { readTable } = require('./table')
+const { WorkerEvents } = require('./worker-events')
 const { workers } = require('./workers')
 
 /** @typedef {InstanceType<typeof import('./workers').Member>} Member */
@@ -35,15 +36,12 @@ process.on('exit', () => {
 })
 
 /**
- * @typedef {{ channel: number, member: Member }} Serving
- *
  * @typedef {object} Channel
  * @property {number} id what the worker knows it by
  * @property {Member} member
  * @property {number} listener the number of the worker's server
  * @property {InstanceType<typeof HandOver>} handOver
  * @property {string} told which slots the worker was last told to serve
- * @property {boolean} open whether it was told that the worker takes connections
  */
 
 class Session {
@@ -71,8 +69,7 @@ class Session {
   #obstacle
   #tableFailed = false
   #closing = false
-  /** @type {(Serving | null)[]} who serves each slot, as far as it was told */
-  #serving = []
+  #events
   #refusals
   /** @type {InstanceType<typeof Advice> | undefined} while it listens */
   #advice
@@ -101,6 +98,7 @@ class Session {
       const { maxHeaderSize } = options
       this.#identity = { ...identity, header: cipHeader, maxHeaderSize, key: key.toString('base64') }
     }
+    this.#events = new WorkerEvents(server)
     this.#refusals = new Refusals(
       () => this.#native.takeRefusals(),
       (slot, status) => this.#whyRefused(slot, status),
@@ -161,8 +159,7 @@ class Session {
     if (this.#closing) return
     this.#closing = true
     this.#advice = undefined
-    // Whoever listens again at once is not to hear of them after those of the next session.
-    this.#tellAllDown()
+    this.#events.end()
     const unsettled = this.#native.close()
     if (unsettled === 0) {
       this.#end()
@@ -249,49 +246,11 @@ class Session {
   #tellSlots(reason) {
     const serving = this.#native.stats().slots.map(({ channel }) => channel)
     this.#tellWorkers(serving)
-    if (this.#closing) return
-    const before = this.#serving
-    this.#serving = serving.map((channel) => {
-      const serves = this.#channels.get(channel)
-      if (!serves) return null
-      // Native code may know before its report has come here.
-      this.#tellOpen(serves)
-      return { channel, member: serves.member }
+    const servers = serving.map((channel) => {
+      const member = this.#channels.get(channel)?.member
+      return member ? { channel, member } : null
     })
-    for (let slot = 0; slot < Math.max(before.length, serving.length); slot++) {
-      const [old, now] = [before[slot], this.#serving[slot]]
-      if (old?.channel === now?.channel) continue
-      if (old) {
-        // The manager may know of its end before the channel does.
-        const ended = old.member.connected ? reason : 'closed'
-        const why = ended === 'replaced' && !now ? 'removed' : ended
-        tell(this.#server, 'slot', { slot, pid: old.member.pid ?? 0, up: false, reason: why })
-      }
-      if (now) tell(this.#server, 'slot', { slot, pid: now.member.pid ?? 0, up: true, reason: 'listening' })
-    }
-  }
-
-  /** @param {Channel} channel */
-  #tellOpen(channel) {
-    if (channel.open || this.#closing) return
-    channel.open = true
-    tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: true, reason: 'listening' })
-  }
-
-  /**
-   * @param {Channel} channel
-   * @param {import('../..').EndReason} reason
-   */
-  #tellEnded(channel, reason) {
-    if (channel.open) tell(this.#server, 'worker', { pid: channel.member.pid ?? 0, up: false, reason })
-    channel.open = false
-  }
-
-  #tellAllDown() {
-    for (const [slot, serving] of this.#serving.entries()) {
-      if (serving) tell(this.#server, 'slot', { slot, pid: serving.member.pid ?? 0, up: false, reason: 'removed' })
-    }
-    for (const channel of this.#channels.values()) this.#tellEnded(channel, 'closed')
+    this.#events.follow(servers, reason)
   }
 
   /**
@@ -344,7 +303,7 @@ class Session {
     const handOver = new HandOver(opened.fd)
     this.#handOvers.set(member, handOver)
     const id = ++lastChannel
-    this.#channels.set(opened.channel, { id, member, listener, handOver, told: '', open: false })
+    this.#channels.set(opened.channel, { id, member, listener, handOver, told: '' })
     this.#channelOf.set(member, opened.channel)
     debug('worker %d: offered channel %d', member.pid, opened.channel)
     const content = { listener, channel: id, pipe: this.#pipe, address: this.#address, identity: this.#identity }
@@ -376,7 +335,7 @@ class Session {
     } else if (kind === 'opened' && channel) {
       debug('worker %d: channel %d is open', channel.member.pid, number)
       channel.handOver.release()
-      this.#tellOpen(channel)
+      this.#events.up({ channel: number, member: channel.member })
       this.#tellSlots('replaced')
     } else if (kind === 'ended' && channel) {
       debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
@@ -395,15 +354,14 @@ class Session {
    * @param {Channel} channel
    * @param {string} why
    */
-  #onEnded(number, channel, why) {
-    const { member, listener, handOver } = channel
+  #onEnded(number, { member, listener, handOver }, why) {
     handOver.release()
     this.#channels.delete(number)
     if (this.#channelOf.get(member) === number) this.#channelOf.delete(member)
     const reason = endReason(why)
     const version = /^version (\d+)$/.exec(why)
     if (version) member.refuseVersion(Number(version[1]))
-    this.#tellEnded(channel, reason)
+    this.#events.down(number, reason)
     // A worker that was only too busy to say hello gets another channel; any other has to listen anew.
     if (why !== 'silent') member.forget(listener)
     this.#tellSlots(reason)

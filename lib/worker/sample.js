@@ -30,7 +30,8 @@ class Sampler {
 /** Watches where the connections of a balancer come from. */
 class AddressWatch {
   #sampler = new Sampler()
-  #address = ''
+  /** @type {string | undefined} */
+  #address
   #seen = 0
   #over = false
 
@@ -40,11 +41,14 @@ class AddressWatch {
    */
   look(client, balancer) {
     if (this.#over || this.#sampler.next() === 0 || balancer.slotsByAddress < 2) return
-    const { address = '' } = peerOf(client)
-    this.#seen++
-    this.#over = address === '' || (this.#seen > 1 && address !== this.#address) || this.#seen === ENOUGH
-    if (this.#seen === ENOUGH && address === this.#address) warnings.oneAddress(address, balancer.slotsByAddress)
-    this.#address = address
+    const { address } = peerOf(client)
+    this.#address ??= address
+    if (address === undefined || address !== this.#address) {
+      this.#over = true
+    } else if (++this.#seen === ENOUGH) {
+      this.#over = true
+      warnings.oneAddress(address, balancer.slotsByAddress)
+    }
   }
 }
 

@@ -38,6 +38,14 @@ function record(t, balancer) {
   return { events, published, next }
 }
 
+/** A balancer with two slots that are served. */
+async function twoSlots(t, options) {
+  const workers = await Promise.all([listening(t, 'http'), listening(t, 'http')])
+  const balancer = await balancing(t, workers, options)
+  await served(balancer)
+  return { workers, balancer }
+}
+
 test('a slot tells when it has a worker, and why it has it no more', TIMEOUT, async (t) => {
   const [first, second] = await Promise.all([listening(t, 'http'), listening(t, 'http')])
   const slots = [first]
@@ -172,9 +180,7 @@ test('a listener that throws is an uncaught exception, and stops no balancer', T
 })
 
 test('the counters tell how long was waited, each share, who steers and since when', TIMEOUT, async (t) => {
-  const workers = await Promise.all([listening(t, 'http'), listening(t, 'http')])
-  const balancer = await balancing(t, workers)
-  await served(balancer)
+  const { balancer } = await twoSlots(t)
   const { port } = balancer.address()
   await parallel(400, 8, async (n) => {
     await request(port, { localAddress: loopback(n) })
@@ -215,9 +221,7 @@ test('how long was waited for a worker that came late is counted', TIMEOUT, asyn
 })
 
 test('slotOf() tells which worker serves a client', TIMEOUT, async (t) => {
-  const workers = await Promise.all([listening(t, 'http'), listening(t, 'http')])
-  const balancer = await balancing(t, workers)
-  await served(balancer)
+  const { workers, balancer } = await twoSlots(t)
   const { port } = balancer.address()
   await parallel(50, 8, async (n) => {
     const address = loopback(n)
@@ -238,9 +242,7 @@ test('slotOf() tells which worker serves a client', TIMEOUT, async (t) => {
 })
 
 test('slotOf() knows the names that a header may give', TIMEOUT, async (t) => {
-  const workers = await Promise.all([listening(t, 'http'), listening(t, 'http')])
-  const balancer = await balancing(t, workers, { behindProxy: true, cipHeader: 'x-user' })
-  await served(balancer)
+  const { balancer } = await twoSlots(t, { behindProxy: true, cipHeader: 'x-user' })
   for (const name of ['ann', 'bob', 'cid', 'dee', '192.0.2.7']) {
     const { body } = await request(balancer.address().port, { headers: { 'X-User': name } })
     assert.equal(balancer.slotOf(name).pid, Number(body))
@@ -248,10 +250,8 @@ test('slotOf() knows the names that a header may give', TIMEOUT, async (t) => {
 })
 
 test('slotOf() knows that all are one client at a path', TIMEOUT, async (t) => {
-  const workers = await Promise.all([listening(t, 'http'), listening(t, 'http')])
   const at = path.join(directory(t), 'socket')
-  const balancer = await balancing(t, workers, { at: [at] })
-  await served(balancer)
+  const { balancer } = await twoSlots(t, { at: [at] })
   const { pid } = balancer.slotOf('192.0.2.1')
   assert.equal((await request(undefined, { host: undefined, socketPath: at })).body, `${pid}`)
   for (let n = 0; n < 20; n++) assert.equal(balancer.slotOf(loopback(n)).pid, pid)

@@ -3,6 +3,7 @@
 // In every process of a program of the documentation: servers listen on loopback, at a port of their own, and at paths in
 // the program's folder, whatever the page says; and the primary tells, on descriptor 4, where, and who serves which slot.
 
+const cluster = require('node:cluster')
 const { subscribe } = require('node:diagnostics_channel')
 const fs = require('node:fs')
 const net = require('node:net')
@@ -14,6 +15,11 @@ const report = (what) => fs.writeSync(REPORT, `${JSON.stringify(what)}\n`)
 
 subscribe('sticky-listen:slot', ({ balancer }) => {
   report({ name: JSON.stringify(balancer.address()), slots: balancer.stats().slots.map(({ pid }) => pid) })
+})
+
+// Of @socket.io/sticky: the primary learns which worker has a session, after its client may have learned of the session.
+cluster.on('message', (_worker, message) => {
+  if (message?.type === 'sticky:connection') report({ bound: message.data })
 })
 
 const { listen } = net.Server.prototype

@@ -143,6 +143,8 @@ function run(t, folder, { file = 'cluster.js', env, fd3 = 'ignore', command = []
     addresses: [],
     /** The workers of each balancer's slots. */
     slots: {},
+    /** The sessions of which a primary of @socket.io/sticky knows the worker. */
+    bound: new Set(),
     /** Where its first, or nth, server listens. */
     listens: (n = 0) => running.until(() => running.addresses[n]),
     /** Waits for a condition while the program runs. */
@@ -163,8 +165,9 @@ function run(t, folder, { file = 'cluster.js', env, fd3 = 'ignore', command = []
     })
   }
   createInterface({ input: child.stdio[4] }).on('line', (line) => {
-    const { address, name, slots } = JSON.parse(line)
+    const { address, bound, name, slots } = JSON.parse(line)
     if (address) running.addresses.push(address)
+    else if (bound) running.bound.add(bound)
     else running.slots[name] = slots
   })
   t.after(running.kill)
@@ -260,7 +263,7 @@ const WAYS = {
     )
   },
   /** A session of long-polling, whose second request only its own worker understands. */
-  async 'socket.io'(running) {
+  async 'socket.io'(running, before) {
     const { port } = await running.listens()
     const get = async (localAddress, query) => {
       const agent = new http.Agent({ keepAlive: false })
@@ -270,6 +273,7 @@ const WAYS = {
       const opened = await get(client, '')
       assert.equal(opened.status, 200, opened.body)
       const { sid } = JSON.parse(opened.body.slice(1))
+      if (before === '@socket.io/sticky') await running.until(() => running.bound.has(sid))
       const posted = await request(port, {
         localAddress: client,
         method: 'POST',
@@ -303,7 +307,7 @@ async function check(t, { files, kind, value, asked = 'http' }) {
   }
   assert.ok(WAYS[asked], `no test asks "${asked}"`)
   await (kind === 'before' ? answers(running) : served(running))
-  await WAYS[asked](running)
+  await WAYS[asked](running, value)
   if (files.get('cluster.js')?.includes('SIGTERM')) {
     const workers = running.workers()
     signal(running.child.pid, 'SIGTERM')

@@ -110,4 +110,4 @@ function report(result, workloads, contenders) {
   ].join('\n\n')
 }
 
-module.exports = { report }
+module.exports = { number, report, table }

@@ -2,6 +2,7 @@
 
 import type { ChildProcess } from 'node:child_process'
 import type { Worker } from 'node:cluster'
+import type { IncomingMessage } from 'node:http'
 import type { Server, Socket } from 'node:net'
 
 /**
@@ -48,8 +49,8 @@ declare namespace sticky {
    *
    * An HTTP/1 connection that is kept open ends with its next response (`Connection: close`) when the
    * worker was disconnected or serves no slot any more, as others do in its place; and, with
-   * `behindProxy` and a plain `http.Server`, when its request is of a client whose slot another worker
-   * serves. That happens when a proxy sends requests of several clients on one connection; for a
+   * `behindProxy` or `affinity` and a plain `http.Server`, when its request is of a client or session whose slot
+   * another worker serves. That happens when a proxy sends requests of several clients on one connection; for a
    * minute after each such request all connections end so.
    *
    * @param server any `net.Server`: of `http`, `https`, `http2`, `net` or `tls`
@@ -78,6 +79,32 @@ declare namespace sticky {
     port?: number
     family?: string
   }
+
+  /**
+   * In a worker, with the option `affinity`: the token of the slot that a connection came by. A client whose requests show
+   * it, in the query parameter or the cookie that the option names, comes back to this slot from whatever address. It is
+   * 16 letters, digits, `-` and `_`, always the same for a slot, and means nothing without the balancer's `seed`.
+   *
+   * @param from a request of HTTP/1, or its socket
+   * @returns `undefined` without the option, and once the socket is closed
+   * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: neither request nor socket
+   * @since 4.0.0
+   */
+  function token(from: IncomingMessage | Socket): string | undefined
+
+  /**
+   * Makes ids of engine.io sessions, and so of socket.io's, that bear the token of their slot: 20 random characters, a
+   * dot, and the token. For `affinity: { query: 'sid' }`.
+   *
+   * @param request the one that begins the session
+   * @returns without the option `affinity`, random characters alone
+   * @example
+   * ```js
+   * io.engine.generateId = sticky.generateId
+   * ```
+   * @since 4.0.0
+   */
+  function generateId(request: IncomingMessage): string
 
   /**
    * Returns the workers that can take connections now. Its length is the number of slots, and a
@@ -213,11 +240,25 @@ declare namespace sticky {
     proxyProtocol?: boolean
 
     /**
+     * By what a connection finds its slot. `'address'`: by its client's address, or by what `behindProxy` or
+     * `proxyProtocol` say instead. An object: by its session, wherever it comes from. The first request of the connection
+     * shows the token of the session's slot (see `sticky.token`), and a successor of the slot's worker inherits it; the
+     * tokens of other slots stay good when slots come or go. Who shows none, or one of another balancer or of a slot that
+     * is gone, is a new client. Where no request of HTTP/1 can be read, as in TLS, the address decides.
+     *
+     * @default 'address'
+     * @throws {TypeError} `ERR_INVALID_ARG_VALUE`: neither `query` nor `cookie`
+     * @see docs/sessions.md
+     * @since 4.0.0
+     */
+    affinity?: 'address' | Affinity
+
+    /**
      * Who brings connections to their workers. `'kernel'`: Linux itself, by a program that computes the client's slot; each
      * worker accepts its connections from the kernel, and the primary process is in nobody's way. It takes out of
      * the kernel's queues only what a worker cannot take. `'handover'`: the primary process accepts connections and hands
-     * them over. `'auto'`: the kernel where it can, which is where the client is the peer's address (neither
-     * `behindProxy` nor `proxyProtocol`), on Linux, listening on a port, with at most 256 slots; else the hand-over.
+     * them over. `'auto'`: the kernel where it can, which is where the client is the peer's address (none of
+     * `behindProxy`, `proxyProtocol` and `affinity`), on Linux, listening on a port, with at most 256 slots; else the hand-over.
      * Clients have the same slots either way. `balancer.steering` says which it is, and why.
      *
      * @default 'auto'
@@ -234,6 +275,49 @@ declare namespace sticky {
      * @since 4.0.0
      */
     name?: string
+  }
+
+  /** Where requests show the token of their session; the query goes first. At least one of the two. */
+  interface Affinity {
+    /**
+     * A parameter of the query, whose value is a token or ends in a dot and a token: `'sid'` for socket.io and engine.io
+     * with `sticky.generateId`. Not empty.
+     */
+    query?: string
+    /**
+     * A cookie. A worker's server of `http` or `https` sets it with the response to each request that shows no session,
+     * whatever else the response sets, unless it sets a cookie of that name itself. A string is its name.
+     */
+    cookie?: string | AffinityCookie
+    /**
+     * Where new clients go. `'room'`: to the less loaded of two slots that are drawn from those whose worker keeps up, by
+     * the connections that wait and those that the worker has open. `'address'`: to the slot of their address.
+     *
+     * @default 'room'
+     */
+    fallback?: 'room' | 'address'
+  }
+
+  /** The cookie that holds a token. */
+  interface AffinityCookie {
+    name: string
+    /** @default '/' */
+    path?: string
+    /** @default none: the host alone that set it */
+    domain?: string
+    /** @default 'lax' */
+    sameSite?: 'lax' | 'strict' | 'none'
+    /**
+     * Whether it is sent back over TLS alone. `'auto'`: if the request came over TLS, here or by its header
+     * `X-Forwarded-Proto`.
+     *
+     * @default 'auto', and `true` with `sameSite: 'none'`
+     */
+    secure?: boolean | 'auto'
+    /** @default true */
+    httpOnly?: boolean
+    /** Seconds that it is kept, 0 to 34560000. @default none: until the browser ends */
+    maxAge?: number
   }
 
   interface ListenOptions {
@@ -373,7 +457,8 @@ declare namespace sticky {
     /**
      * Which slot a client has, and which process serves it; `null` when there are no slots.
      *
-     * @param client its IP address; with `behindProxy` also what else the header names it by
+     * @param client its IP address; with `behindProxy` also what else the header names it by; with `affinity` also the
+     * token of its session, or an id that ends in one
      * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: no such thing
      * @since 4.0.0
      */

@@ -6,6 +6,7 @@ require('./native')
 const { Balancer } = require('./lib/primary/balancer')
 const { proxyAddress } = require('./lib/worker/adopted')
 const { listen } = require('./lib/worker/listen')
+const { generateId, token } = require('./lib/worker/token')
 
 /**
  * @param {import('.').ActiveWorkers | import('.').BalancerOptions} [activeWorkers]
@@ -15,4 +16,4 @@ function createBalancer(activeWorkers, options) {
   return new Balancer(activeWorkers, options)
 }
 
-module.exports = { Balancer, createBalancer, listen, proxyAddress }
+module.exports = { Balancer, createBalancer, generateId, listen, proxyAddress, token }

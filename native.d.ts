@@ -53,22 +53,24 @@ export declare class Identifier {
    * socket) with these lines of the header, or -1 when there are no slots.
    */
   slot(peer: string | undefined | null, lines: Array<Buffer>, slots: number): number
+  /** The slot of the session that a request shows, one of so many slots, or -1 if it shows none. */
+  session(target: string, cookies: string | undefined | null, slots: number): number
+  /** The token of a slot, where there are sessions. */
+  token(slot: number): string | null
 }
 
 /** See [`Native`]. */
 export declare class Intake {
-  /** Takes over a copy of the channel `fd` and says hello to the primary. */
-  constructor(fd: number, onConnections: (arg0?: Array<number> | undefined | null, arg1?: Array<Source | undefined | null> | undefined | null) => void, onListening: (arg0: number, arg1: number, arg2: number | undefined | null, arg3: number) => void)
+  /**
+   * Takes over a copy of the channel `fd` and says hello to the primary. `on_counters` gets, once, what this process
+   * counts in for the primary, before it is to count.
+   */
+  constructor(fd: number, onConnections: (arg0: Array<number> | undefined | null, arg1: Array<Source | undefined | null> | undefined | null, arg2: number) => void, onListening: (arg0: number, arg1: number, arg2: number | undefined | null, arg3: number) => void, onCounters: (arg0: Float64Array) => void)
   /**
    * Takes over what the callback was called with, which none may touch before. `false`: the
    * channel has ended, and it must be closed untouched.
    */
   acknowledge(): boolean
-  /**
-   * Where to count the connections that are accepted from sockets, for each slot: a number more for each. To be called
-   * once, when the first socket comes.
-   */
-  counters(): Float64Array | null
   /** The socket of a loan is closed. (Where that cannot be said the channel ends, which says it as well.) */
   released(slot: number, number: number): void
   /** Ends the channel: what was not adopted goes elsewhere. */
@@ -105,6 +107,8 @@ export interface Identity {
   hops?: number
   /** Or which networks. */
   networks?: Array<string>
+  /** Where requests show their session, if they do. */
+  sessions?: Sessions
 }
 
 /** Whether a word can stand in the option `trustProxy`. */
@@ -112,6 +116,9 @@ export declare function isNetwork(word: string): boolean
 
 /** The word of `known` that is near enough to `word` to be meant, if one is: with a letter in three wrong at the most. */
 export declare function nearest(word: string, known: Array<string>): string | null
+
+/** Which of them has the number of connections that this process's server has open. */
+export declare const OPEN: number
 
 /** A channel just opened. */
 export interface OpenedChannel {
@@ -139,6 +146,18 @@ export interface Refused {
 
 /** How many connections this process may accept from sockets before it is to ask again. 0: none, for lack of descriptors. */
 export declare function room(): number
+
+/** Validated options that say where requests show their session. */
+export interface Sessions {
+  /** 16 bytes. */
+  key: Uint8Array
+  /** A parameter of the query. */
+  query?: string
+  /** The name of a cookie. */
+  cookie?: string
+  /** Whether who shows none is told apart by address. */
+  fallBackToAddress: boolean
+}
 
 /** Counters of a slot. */
 export interface SlotStats {
@@ -204,11 +223,11 @@ export declare function waited(fd: number): Waited | null
 export interface Waited {
   /** In milliseconds. */
   milliseconds: number
-  /** Which of `Intake.counters` counts those that have waited so long. */
+  /** Which of the counters counts those that have waited so long. */
   counter: number
 }
 
-/** Which of `Intake.counters` has the milliseconds that all connections of the sample have waited. */
+/** Which of the counters has the milliseconds that all connections of the sample have waited. */
 export declare const WAITED: number
 
 /** How long connections had waited that a worker took over. */

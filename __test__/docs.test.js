@@ -153,8 +153,8 @@ const events = fieldsOf('BalancerEvents').map(([event]) => event)
 
 const sorted = (list) => [...list].sort()
 
-test('docs/api.md has the fields of every interface, with their types, and no others', () => {
-  const tables = fieldTables('docs/api.md')
+test('docs/api.md and docs/options.md have the fields of every interface, with their types, and no others', () => {
+  const tables = new Map([...fieldTables('docs/api.md'), ...fieldTables('docs/options.md')])
   // The options have a page, the events a section each.
   const described = interfaces.filter((name) => !['BalancerOptions', 'BalancerEvents'].includes(name))
   assert.deepEqual(sorted(tables.keys()), sorted(described))
@@ -205,6 +205,7 @@ test('docs/options.md has every option, with its type and the default of lib/opt
   const defaults = balancerOptions(undefined, undefined)
   // Which the page puts into words.
   const inWords = {
+    affinity: /^`'address'`/,
     activeWorkers: /^the workers of `node:cluster`/,
     seed: /^random/,
     trustProxy: /^everybody is trusted/,

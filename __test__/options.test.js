@@ -42,6 +42,18 @@ test('a wrong type is a TypeError that names the option and what it got', () => 
     ['trustProxy', ['loopback', 1], /"options\.trustProxy\[\]" .*string\. Received type number \(1\)/],
     ['headerTimeout', '10s', /"options\.headerTimeout" .*number\. Received type string \('10s'\)/],
     ['maxHeaderSize', none, /"options\.maxHeaderSize" .*number\. Received function none/],
+    ['affinity', true, /"options\.affinity" property must be 'address', or an object\. Received type boolean \(true\)/],
+    ['affinity', null, /"options\.affinity" .*Received null/],
+    ['affinity', { query: 7 }, /"options\.affinity\.query" .*string\. Received type number \(7\)/],
+    ['affinity', { cookie: 7 }, /"options\.affinity\.cookie" .*object\. Received type number \(7\)/],
+    ['affinity', { cookie: {} }, /"options\.affinity\.cookie\.name" .*string\. Received undefined/],
+    ['affinity', { cookie: { name: 'x', httpOnly: 1 } }, /"options\.affinity\.cookie\.httpOnly" .*boolean/],
+    [
+      'affinity',
+      { cookie: { name: 'x', secure: 1 } },
+      /"options\.affinity\.cookie\.secure" .*one of true, false, 'auto'/,
+    ],
+    ['affinity', { query: 'sid', fallback: 1 }, /"options\.affinity\.fallback" .*one of 'room', 'address'/],
   ]
   for (const [option, value, message] of cases) {
     const expected = { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', message }
@@ -98,6 +110,27 @@ test('a wrong value is an error that names the option', () => {
     const message = /'options\.trustProxy\[\]' must be an address, a CIDR, 'loopback'/
     assert.throws(() => createBalancer(none, { trustProxy }), { code, message })
   }
+  const aMonth = 31 * 24 * 3600 * 1000
+  for (const [affinity, message] of [
+    ['session', /'options\.affinity' must be 'address', or an object\. Received 'session'/],
+    [{}, /'options\.affinity' must name where requests show their session.*\. Received \{\}/],
+    [{ fallback: 'room' }, /'options\.affinity' must name where/],
+    [{ query: '' }, /'options\.affinity\.query' must not be empty/],
+    [{ query: 'sid', fallback: 'hash' }, /'options\.affinity\.fallback' must be one of: 'room', 'address'/],
+    [{ cookie: 'a b' }, /'options\.affinity\.cookie' must be the name of a cookie\. Received 'a b'/],
+    [{ cookie: { name: 'a=b' } }, /'options\.affinity\.cookie\.name' must be the name of a cookie/],
+    [{ cookie: { name: 'a', path: '/; Domain=x' } }, /'options\.affinity\.cookie\.path' must be visible ASCII/],
+    [{ cookie: { name: 'a', domain: 'x\r\n' } }, /'options\.affinity\.cookie\.domain' must be visible ASCII/],
+    [{ cookie: { name: 'a', sameSite: 'Lax' } }, /'options\.affinity\.cookie\.sameSite' must be one of: 'lax'/],
+    [{ cookie: { name: 'a', secure: 'always' } }, /'options\.affinity\.cookie\.secure' must be one of: true, false/],
+    [{ cookie: { name: 'a', sameSite: 'none', secure: false } }, /sameSite' needs a cookie that is secure/],
+  ]) {
+    assert.throws(() => createBalancer(none, { affinity }), { code, message }, JSON.stringify(affinity))
+  }
+  assert.throws(() => createBalancer(none, { affinity: { cookie: { name: 'a', maxAge: aMonth } } }), {
+    code: 'ERR_OUT_OF_RANGE',
+    message: /"options\.affinity\.cookie\.maxAge".*>= 0 && <= 34560000\. Received 2678400000/,
+  })
   assert.throws(() => createBalancer(none, { name: '' }), { code, message: /'options\.name' must not be empty/ })
   assert.throws(() => createBalancer(none, { activeWorkers: () => [] }), { code, message: /'options\.activeWorkers'/ })
 })
@@ -122,6 +155,15 @@ test('all that is documented is taken', () => {
     { headerTimeout: 1, maxHeaderSize: 256 },
     { headerTimeout: 2 ** 31 - 1, maxHeaderSize: 2 ** 16 },
     { retryDelay: undefined, name: undefined },
+    { affinity: 'address' },
+    { affinity: { query: 'sid' } },
+    { affinity: { cookie: 'sticky' } },
+    { affinity: { query: 'sid', cookie: 'sticky', fallback: 'address' }, behindProxy: true, proxyProtocol: true },
+    {
+      affinity: {
+        cookie: { name: 's', path: '/a', domain: 'x.org', sameSite: 'none', secure: true, httpOnly: false, maxAge: 0 },
+      },
+    },
   ]) {
     createBalancer(none, options)
   }
@@ -133,6 +175,7 @@ test('an unknown option is a warning that names it, and a known one that is near
     ['maxRetrys', /Did you mean "maxRetries"\?/],
     ['sed', /Did you mean "seed"\?/],
     ['keepalive', /"keepalive" is unknown and has no effect\. See /],
+    ['affinityy', /Did you mean "affinity"\?/],
     ['_events', /"_events" is unknown and has no effect\. See /],
   ]) {
     const warned = once(process, 'warning')
@@ -140,6 +183,17 @@ test('an unknown option is a warning that names it, and a known one that is near
     const [warning] = await warned
     assert.deepEqual([warning.name, warning.code], ['StickyListenWarning', 'STICKY_UNKNOWN_OPTION'])
     assert.match(warning.message, message)
+  }
+})
+
+test('an unknown option within another is named with it', async () => {
+  for (const [affinity, message] of [
+    [{ query: 'sid', cokie: 'x' }, /"affinity\.cokie" is unknown .* Did you mean "cookie"\?/],
+    [{ cookie: { name: 'x', samesite: 'lax' } }, /"affinity\.cookie\.samesite" is unknown .* "sameSite"\?/],
+  ]) {
+    const warned = once(process, 'warning')
+    createBalancer(none, { affinity })
+    assert.match((await warned)[0].message, message)
   }
 })
 

@@ -68,6 +68,7 @@ test('elsewhere connections are handed over, and why is said', async (t) => {
     [{ steering: 'handover' }, [0, '127.0.0.1'], /option/],
     [{ behindProxy: true }, [0, '127.0.0.1'], /behindProxy/],
     [{ proxyProtocol: true }, [0, '127.0.0.1'], /proxyProtocol/],
+    [{ affinity: { query: 'sid' } }, [0, '127.0.0.1'], /affinity/],
     [{}, [path.join(directory(t), 'socket')], /path/],
     [{}, [given], /handle/],
   ]
@@ -80,8 +81,12 @@ test('elsewhere connections are handed over, and why is said', async (t) => {
 
 test("'kernel' where it cannot be throws an error that says why", { skip: !kernelSteers }, async (t) => {
   const error = (message) => ({ code: 'ERR_STICKY_STEERING', message })
-  for (const option of ['behindProxy', 'proxyProtocol']) {
-    assert.throws(() => createBalancer(none, { steering: 'kernel', [option]: true }), error(new RegExp(option)))
+  for (const [option, value] of [
+    ['behindProxy', true],
+    ['proxyProtocol', true],
+    ['affinity', { query: 'sid' }],
+  ]) {
+    assert.throws(() => createBalancer(none, { steering: 'kernel', [option]: value }), error(new RegExp(option)))
   }
   const balancer = createBalancer(none, { steering: 'kernel' })
   t.after(() => balancer.close())

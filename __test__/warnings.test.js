@@ -224,6 +224,23 @@ test('another address, or none, or a single slot is no reason to say so', async 
   assert.deepEqual(warnings, [])
 })
 
+test('a worker whose requests hide their sessions says so', async (t) => {
+  const workers = await Promise.all([listening(t, 'https'), listening(t, 'http2'), listening(t, 'http')])
+  await balancing(t, workers, { affinity: { query: 'sid' } })
+  for (const worker of workers.slice(0, 2)) {
+    const { code, message } = await worker.next('warning')
+    assert.equal(code, 'STICKY_SESSIONS_HIDDEN')
+    assert.match(message, /under the name "default" gets requests that the balancer cannot read/)
+  }
+  const [, , plain] = workers
+  let warned = false
+  plain.next('warning').then(() => {
+    warned = true
+  })
+  await plain.call('look', 'server')
+  assert.equal(warned, false)
+})
+
 test('a worker that hears of no balancer says so, and knows PM2', { timeout: 30_000 }, async (t) => {
   const [lone, pm2, served] = await Promise.all([
     listening(t, 'http'),

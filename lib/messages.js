@@ -13,7 +13,7 @@
 
 // Goes with the words above and with the channel's own; both sides are usually of one version, but a
 // worker may outlive an upgrade on disk.
-const VERSION = 5
+const VERSION = 6
 
 const PREFIX = 'sticky-listen:'
 
@@ -25,9 +25,10 @@ const PREFIX = 'sticky-listen:'
  *   address: Address, identity: Identity | null }} Channel
  * @typedef {{ cmd: 'sticky-listen:slots', listener: number, channel: number, slots: number, own: number[] }} Slots
  * @typedef {import('node:net').AddressInfo | string | null} Address as of `server.address()`
- * @typedef {{ key: string, ipv6Prefix: number, header: string, maxHeaderSize: number, hops?: number,
- *   networks?: string[] }} Identity
+ * @typedef {{ key: string, ipv6Prefix: number, header?: string, maxHeaderSize: number, hops?: number,
+ *   networks?: string[], sessions?: Sessions }} Identity
  *   how a balancer tells clients apart by their requests, with its key in base64
+ * @typedef {import('./affinity').Affinity & { key: string }} Sessions
  */
 
 /**

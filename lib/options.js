@@ -4,14 +4,16 @@
 
 const cluster = require('node:cluster')
 const { createHash, randomBytes } = require('node:crypto')
-const { invalidArgType, invalidArgValue, outOfRange } = require('./errors')
-const warnings = require('./warnings')
+const { checkAffinity } = require('./affinity')
+const { check, checkBoolean, checkInteger, checkNumber, checkOneOf, checkText, checkToken } = require('./checks')
+const { invalidArgType, invalidArgValue } = require('./errors')
 const native = require('../native')
 
 const DEFAULT_NAME = 'default'
 
-// Bytes of the key under which clients are hashed.
+// Bytes of the keys under which clients are hashed, and tokens made.
 const KEY_LENGTH = 8
+const TOKEN_KEY_LENGTH = 16
 
 // A timer of Node can wait no longer.
 const MAX_DELAY = 2 ** 31 - 1
@@ -26,6 +28,7 @@ const MAX_LOOK = 2 ** 16
  * @property {number} retryDelay
  * @property {number} maxRetries
  * @property {Buffer} key
+ * @property {Buffer} tokenKey
  * @property {number} ipv6Prefix
  * @property {number} maxPending
  * @property {string} name
@@ -35,6 +38,7 @@ const MAX_LOOK = 2 ** 16
  * @property {number} headerTimeout
  * @property {number} maxHeaderSize
  * @property {boolean} proxyProtocol
+ * @property {import('./affinity').Affinity} [affinity]
  * @property {'auto' | 'kernel' | 'handover'} steering
  */
 
@@ -43,10 +47,7 @@ const MAX_LOOK = 2 ** 16
  * @typedef {{ hops?: number, networks?: string[] }} Trust
  */
 
-/**
- * A check takes a value that is not undefined, and the name to blame; it returns what it stands for.
- * @type {{ [option: string]: (value: any, name: string) => unknown }}
- */
+/** @type {import('./checks').Checks} */
 const BALANCER_CHECKS = {
   activeWorkers: checkActiveWorkers,
   retryDelay: (value, name) => checkNumber(value, name, 0, MAX_DELAY),
@@ -54,18 +55,19 @@ const BALANCER_CHECKS = {
   seed: checkSeed,
   ipv6Prefix: (value, name) => checkInteger(value, name, 1, 128),
   maxPending: (value, name) => checkInteger(value, name, 1, 2 ** 32 - 1),
-  name: checkName,
+  name: checkText,
   behindProxy: checkBoolean,
   cipHeader: checkHeader,
   trustProxy: checkTrust,
   headerTimeout: (value, name) => checkNumber(value, name, 1, MAX_DELAY),
   maxHeaderSize: (value, name) => checkInteger(value, name, 256, MAX_LOOK),
   proxyProtocol: checkBoolean,
+  affinity: checkAffinity,
   steering: (value, name) => checkOneOf(value, name, ['auto', 'kernel', 'handover']),
 }
 
-/** @type {typeof BALANCER_CHECKS} */
-const LISTEN_CHECKS = { name: checkName }
+/** @type {import('./checks').Checks} */
+const LISTEN_CHECKS = { name: checkText }
 
 /**
  * `createBalancer(options)` and `createBalancer(activeWorkers, options)`.
@@ -85,7 +87,7 @@ function balancerOptions(first, second) {
   if (positional && given.activeWorkers !== undefined && given.activeWorkers !== first) {
     throw invalidArgValue('options.activeWorkers', given.activeWorkers, 'was also given as the first argument')
   }
-  const { seed = randomBytes(KEY_LENGTH), ...rest } = given
+  const { seed = randomBytes(KEY_LENGTH + TOKEN_KEY_LENGTH), ...rest } = given
   return {
     retryDelay: 150,
     maxRetries: 5,
@@ -101,7 +103,8 @@ function balancerOptions(first, second) {
     steering: 'auto',
     ...(positional ? { activeWorkers: positional } : {}),
     ...rest,
-    key: seed,
+    key: seed.subarray(0, KEY_LENGTH),
+    tokenKey: seed.subarray(KEY_LENGTH, KEY_LENGTH + TOKEN_KEY_LENGTH),
   }
 }
 
@@ -135,25 +138,6 @@ function listenOptions(options) {
 }
 
 /**
- * @param {any} options
- * @param {typeof BALANCER_CHECKS} checks
- */
-function check(options, checks) {
-  /** @type {{ [option: string]: any }} */
-  const checked = {}
-  if (options === undefined || options === null) return checked
-  if (typeof options !== 'object') throw invalidArgType('options', 'of type object', options)
-  for (const option of Object.keys(checks)) {
-    const value = options[option]
-    if (value !== undefined) checked[option] = checks[option](value, `options.${option}`)
-  }
-  for (const option of Object.keys(options)) {
-    if (!Object.hasOwn(checks, option)) warnings.unknownOption(option, native.nearest(option, Object.keys(checks)))
-  }
-  return checked
-}
-
-/**
  * @param {unknown} value
  * @param {string} name
  */
@@ -163,30 +147,7 @@ function checkActiveWorkers(value, name) {
 }
 
 /**
- * @param {unknown} value
- * @param {string} name
- * @param {number} min
- * @param {number} max
- */
-function checkNumber(value, name, min, max) {
-  if (typeof value !== 'number') throw invalidArgType(name, 'of type number', value)
-  if (!(value >= min && value <= max)) throw outOfRange(name, `>= ${min} && <= ${max}`, value)
-  return value
-}
-
-/**
- * @param {unknown} value
- * @param {string} name
- * @param {number} min
- * @param {number} max
- */
-function checkInteger(value, name, min, max) {
-  if (typeof value === 'number' && !Number.isInteger(value)) throw outOfRange(name, 'an integer', value)
-  return checkNumber(value, name, min, max)
-}
-
-/**
- * Any seed makes a key of the hash's length; hosts with the same seed get the same key.
+ * Any seed makes keys of the right length; hosts with the same seed get the same keys.
  * @param {unknown} value
  * @param {string} name
  */
@@ -195,51 +156,15 @@ function checkSeed(value, name) {
     throw invalidArgType(name, 'of type string or an instance of Uint8Array', value)
   }
   if (value.length === 0) throw invalidArgValue(name, value, 'must not be empty')
-  return createHash('sha256').update(value).digest().subarray(0, KEY_LENGTH)
+  return createHash('sha256').update(value).digest()
 }
-
-/**
- * @param {unknown} value
- * @param {string} name
- */
-function checkName(value, name) {
-  if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
-  if (value === '') throw invalidArgValue(name, value, 'must not be empty')
-  return value
-}
-
-/**
- * @param {unknown} value
- * @param {string} name
- */
-function checkBoolean(value, name) {
-  if (typeof value !== 'boolean') throw invalidArgType(name, 'of type boolean', value)
-  return value
-}
-
-/**
- * @param {unknown} value
- * @param {string} name
- * @param {string[]} values
- */
-function checkOneOf(value, name, values) {
-  const list = values.map((one) => `'${one}'`).join(', ')
-  if (typeof value !== 'string') throw invalidArgType(name, `one of ${list}`, value)
-  if (!values.includes(value)) throw invalidArgValue(name, value, `must be one of: ${list}`)
-  return value
-}
-
-// The token of RFC 9110, 5.6.2.
-const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
 
 /**
  * @param {unknown} value
  * @param {string} name
  */
 function checkHeader(value, name) {
-  if (typeof value !== 'string') throw invalidArgType(name, 'of type string', value)
-  if (!HEADER_NAME.test(value)) throw invalidArgValue(name, value, 'must be the name of a header')
-  return value.toLowerCase()
+  return checkToken(value, name, 'the name of a header').toLowerCase()
 }
 
 /**

@@ -135,7 +135,16 @@ function oneAddress(address, slots) {
     'STICKY_ONE_ADDRESS',
     `Connections of worker ${process.pid} come from ${address} and from nowhere else, in a sample of one in 64: to the ` +
       `balancer that is one client, whose slot is one of ${slots}. Behind a proxy use the option behindProxy or proxyProtocol; with Docker publish ports ` +
-      'without its userland proxy; for a load test use several addresses.',
+      'without its userland proxy; where clients share an address use affinity; for a load test use several addresses.',
+  )
+}
+
+/** @param {string} name */
+function sessionsHidden(name) {
+  warn(
+    'STICKY_SESSIONS_HIDDEN',
+    `The server that listens under the name "${name}" gets requests that the balancer cannot read, as they are encrypted or HTTP/2: ` +
+      'its option affinity finds no session in them, so that the address decides. End TLS in a proxy in front, or leave affinity out.',
   )
 }
 
@@ -158,5 +167,6 @@ module.exports = {
   outOfDescriptors,
   pathWithoutAddresses,
   refused,
+  sessionsHidden,
   unknownOption,
 }

@@ -262,20 +262,35 @@ const WAYS = {
         }),
     )
   },
+  /** Who keeps the cookie of the first response stays at its worker, whatever its address. */
+  async cookies(running) {
+    const { port } = await running.listens()
+    for (const client of CLIENTS) {
+      const first = await request(port, { localAddress: client })
+      const [cookie] = first.headers['set-cookie'][0].split(';')
+      const others = CLIENTS.map((localAddress) => request(port, { localAddress, headers: { cookie } }))
+      for (const { status, body, headers } of await Promise.all(others)) {
+        assert.deepEqual({ status, body }, { status: 200, body: first.body })
+        assert.equal(headers['set-cookie'], undefined)
+      }
+    }
+  },
+  /** A session of long-polling, whose second request comes from another address. */
+  'session ids': (running) => WAYS['socket.io'](running, undefined, (n) => CLIENTS[(n + 1) % CLIENTS.length]),
   /** A session of long-polling, whose second request only its own worker understands. */
-  async 'socket.io'(running, before) {
+  async 'socket.io'(running, before, secondAddress = (n) => CLIENTS[n]) {
     const { port } = await running.listens()
     const get = async (localAddress, query) => {
       const agent = new http.Agent({ keepAlive: false })
       return request(port, { localAddress, agent, path: POLLING + query })
     }
-    for (const client of CLIENTS) {
+    for (const [n, client] of CLIENTS.entries()) {
       const opened = await get(client, '')
       assert.equal(opened.status, 200, opened.body)
       const { sid } = JSON.parse(opened.body.slice(1))
       if (before === '@socket.io/sticky') await running.until(() => running.bound.has(sid))
       const posted = await request(port, {
-        localAddress: client,
+        localAddress: secondAddress(n),
         method: 'POST',
         path: `${POLLING}&sid=${sid}`,
         headers: { 'content-type': 'text/plain' },

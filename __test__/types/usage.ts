@@ -2,6 +2,7 @@
 
 import { type ChildProcess, fork } from 'node:child_process'
 import cluster from 'node:cluster'
+import http from 'node:http'
 import http2 from 'node:http2'
 import net from 'node:net'
 import sticky, { type BalancerOptions, type BalancerStats, createBalancer, listen } from '../..'
@@ -36,6 +37,13 @@ createBalancer()
   .on('error', (error) => console.log(error.message))
 const client: { slot: number; pid: number | null } | null = createBalancer().slotOf('192.0.2.1')
 
+createBalancer({ affinity: 'address' })
+createBalancer({ affinity: { query: 'sid', fallback: 'address' } })
+createBalancer({ affinity: { cookie: { name: 'sticky', sameSite: 'none', maxAge: 60 } } })
+const request = new http.IncomingMessage(new net.Socket())
+const token: string | undefined = sticky.token(request) ?? sticky.token(request.socket)
+const id: string = sticky.generateId(request)
+
 const listens: true = listen(net.createServer())
 listen(http2.createSecureServer(), { name: 'admin' })
 new sticky.Balancer({ seed: 'x' }) satisfies net.Server
@@ -46,6 +54,10 @@ createBalancer({ activeWorkers: pool })
 createBalancer(() => pool, { activeWorkers: () => pool })
 // @ts-expect-error no such field
 createBalancer().on('slot', ({ worker }) => worker)
+// @ts-expect-error no such fallback
+createBalancer({ affinity: { query: 'sid', fallback: 'hash' } })
+// @ts-expect-error a request or a socket
+sticky.token('sid')
 // @ts-expect-error an address
 createBalancer().slotOf(7)
 // @ts-expect-error unknown option
@@ -55,4 +67,4 @@ createBalancer({ retryDelay: '150' })
 // @ts-expect-error a server
 listen({})
 
-export { balancer, client, listens, milliseconds, pid }
+export { balancer, client, id, listens, milliseconds, pid, token }

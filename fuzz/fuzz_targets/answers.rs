@@ -14,14 +14,15 @@ const CONNECTIONS: u32 = 100;
 
 fuzz_target!(|bytes: &[u8]| {
     let now = Instant::now();
-    let mut queue = DeliveryQueue::new(Limits {
+    let limits = Limits {
         pending_per_slot: 1000,
         patience: Some(Duration::from_secs(1)),
         in_flight_per_channel: 64,
-    });
+    };
+    let mut queue = DeliveryQueue::new(limits, 0);
     queue.set_table(&[Entry::Worker(1), Entry::Worker(1)], now);
     for connection in 0..CONNECTIONS {
-        queue.push(connection, connection, now).unwrap();
+        queue.push(connection.into(), connection, now).unwrap();
     }
     let mut ended = vec![];
     let (mut reader, mut input) = (AnswerReader::default(), bytes);

@@ -125,8 +125,10 @@ class Balancer extends net.Server {
    */
   slotOf(client) {
     if (typeof client !== 'string') throw invalidArgType('client', 'of type string', client)
-    if (!net.isIP(client) && !this.#options.behindProxy) {
-      throw invalidArgValue('client', client, 'must be an IP address, as without behindProxy clients are nothing else')
+    const { affinity, behindProxy } = this.#options
+    if (!net.isIP(client) && !affinity && !behindProxy) {
+      const reason = 'must be an IP address, as without affinity and behindProxy clients are nothing else'
+      throw invalidArgValue('client', client, reason)
     }
     // The zone of a link-local address is this host's word for it, not the client's.
     return this.#session?.slotOf(net.isIP(client) ? client.replace(/%.*/, '') : client) ?? null

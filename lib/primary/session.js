@@ -4,6 +4,7 @@
 // manager's, and hands each worker its private channel.
 
 const { inspect } = require('node:util')
+const { nativeSessions } = require('../affinity')
 const debug = require('../debug')
 const messages = require('../messages')
 const native = require('../../native')
@@ -92,11 +93,12 @@ class Session {
     this.#options = options
     this.#activeWorkers = activeWorkers
     this.#obstacle = obstacle
-    const { key, ipv6Prefix, behindProxy, cipHeader, trustProxy, maxRetries, retryDelay, ...rest } = options
+    const { key, tokenKey, ipv6Prefix, behindProxy, cipHeader, trustProxy, affinity, ...rest } = options
+    const { maxRetries, retryDelay, maxHeaderSize } = rest
     const identity = { ipv6Prefix, header: behindProxy ? cipHeader : undefined, ...trustProxy }
-    if (behindProxy) {
-      const { maxHeaderSize } = options
-      this.#identity = { ...identity, header: cipHeader, maxHeaderSize, key: key.toString('base64') }
+    if (behindProxy || affinity) {
+      const sessions = affinity && { ...affinity, key: tokenKey.toString('base64') }
+      this.#identity = { ...identity, maxHeaderSize, key: key.toString('base64'), sessions }
     }
     this.#events = new WorkerEvents(server)
     this.#refusals = new Refusals(
@@ -107,7 +109,7 @@ class Session {
     // Infinity times 0 is no patience, as 0 means none.
     const patience = retryDelay === 0 ? 0 : maxRetries * retryDelay
     this.#native = new native.Balancer(
-      { identity: { ...identity, key }, patience, retryDelay, ...rest },
+      { identity: { ...identity, key, sessions: affinity && nativeSessions(affinity, tokenKey) }, patience, ...rest },
       (kind, channel, detail) => this.#onReport(kind, channel, detail),
     )
   }
@@ -377,6 +379,7 @@ class Session {
     if (status === 503) return `more than maxPending (${this.#options.maxPending}) wait`
     if (this.#closing) return 'the balancer closes'
     if (slot === null) {
+      if (this.#table.length > 0) return 'no slot has a worker'
       return this.#options.activeWorkers
         ? 'activeWorkers() returns no slots'
         : 'no worker has called sticky.listen(server)'

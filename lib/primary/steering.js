@@ -15,7 +15,8 @@ const PATH = -1
  * Why the kernel cannot steer a balancer's connections, wherever it listens; `undefined` if it can.
  * @param {import('../options').Options} options
  */
-function obstacleIn({ behindProxy, proxyProtocol }) {
+function obstacleIn({ affinity, behindProxy, proxyProtocol }) {
+  if (affinity) return 'with affinity a request within the connection shows the session'
   if (behindProxy) return 'with behindProxy a header within the connection names the client'
   if (proxyProtocol) return 'with proxyProtocol the connection begins with what names the client'
   if (cluster.isWorker) return 'the primary process of a cluster listens for its workers'

@@ -3,20 +3,25 @@
 // What is known of a connection that came from a balancer, beside what its handle knows.
 
 const BALANCER = Symbol('sticky-listen balancer')
+const SLOT = Symbol('sticky-listen slot')
 const PROXY = Symbol('sticky-listen proxy')
 
 /** @typedef {InstanceType<typeof import('./balancer-info').BalancerInfo>} BalancerInfo */
 
 /**
- * Marks a handle with where it came from: nothing for the first balancer of its server, as marking costs a
- * microsecond, and most have no other. Behind a proxy that said where the connection comes from, that is
+ * Marks a handle with where it came from: nothing for the first balancer of its server, unless that tells sessions apart,
+ * as marking costs a microsecond, and most have no other. Behind a proxy that said where the connection comes from, that is
  * the peer to everybody who asks the handle, on whatever socket is put on it.
  * @param {any} handle
  * @param {BalancerInfo | undefined} balancer
- * @param {import('../../native').Source | null | undefined} source
+ * @param {number} slot
+ * @param {import('../../native').Source | null | undefined} [source]
  */
-function mark(handle, balancer, source) {
-  if (balancer) handle[BALANCER] = balancer
+function mark(handle, balancer, slot, source) {
+  if (balancer) {
+    handle[BALANCER] = balancer
+    handle[SLOT] = slot
+  }
   if (!source) return
   const { getpeername } = handle
   handle[PROXY] = () => {
@@ -48,10 +53,20 @@ function handleOf(socket) {
 const balancerOf = (socket) => handleOf(socket)?.[BALANCER]
 
 /**
+ * The token of the slot that a connection came by, if its balancer tells sessions apart.
+ * @param {any} socket
+ * @returns {string | undefined}
+ */
+function tokenOf(socket) {
+  const handle = handleOf(socket)
+  return handle?.[BALANCER]?.token(handle[SLOT])
+}
+
+/**
  * The address of the proxy that speaks for the client of a connection.
  * @param {any} socket
  * @returns {import('../..').ProxyAddress | undefined}
  */
 const proxyAddress = (socket) => handleOf(socket)?.[PROXY]?.()
 
-module.exports = { balancerOf, mark, proxyAddress }
+module.exports = { balancerOf, mark, proxyAddress, tokenOf }

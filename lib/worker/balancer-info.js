@@ -2,10 +2,21 @@
 
 // What a worker knows of one balancer whose connections it takes.
 
+const { nativeSessions } = require('../affinity')
 const debug = require('../debug')
 const native = require('../../native')
 
-/** @typedef {import('../messages').Identity} Identity */
+/**
+ * @typedef {import('../messages').Identity} Identity
+ * @typedef {import('node:http').IncomingMessage} IncomingMessage
+ */
+
+/**
+ * Whose a request is: the slot of the session that it shows, or -1; and the lines of the header that names its client.
+ * @typedef {{ session: number, lines: string[] }} Client
+ */
+
+const NOBODY = { session: -1, lines: [] }
 
 class BalancerInfo {
   /** How many slots the balancer has; unknown at first. */
@@ -14,6 +25,8 @@ class BalancerInfo {
   #own = []
   #header = ''
   #maxHeaderSize = 0
+  /** Whether the slot of who shows no session follows from who it is. */
+  #byName = true
   /** @type {native.Identifier | undefined} */
   #identifier
 
@@ -23,11 +36,19 @@ class BalancerInfo {
     this.replaced = false
     /** Changes with the slots. */
     this.epoch = 0
+    /** How requests show their session, if they do. */
+    this.sessions = identity?.sessions
     if (!identity) return
-    const { key, header, maxHeaderSize, ...rest } = identity
-    this.#header = header
+    const { key, header, maxHeaderSize, sessions, ...rest } = identity
+    this.#header = header ?? ''
     this.#maxHeaderSize = maxHeaderSize
-    this.#identifier = new native.Identifier({ key: Buffer.from(key, 'base64'), header, ...rest })
+    this.#byName = sessions?.fallback !== 'room'
+    this.#identifier = new native.Identifier({
+      ...rest,
+      key: Buffer.from(key, 'base64'),
+      header,
+      sessions: sessions && nativeSessions(sessions, Buffer.from(sessions.key, 'base64')),
+    })
   }
 
   /** Whether connections are of the client that their requests name. */
@@ -53,10 +74,20 @@ class BalancerInfo {
   }
 
   /**
-   * The lines of the header that names a request's client, as far as the balancer would look for them.
-   * @param {import('node:http').IncomingMessage} request
+   * The token of a slot, where there are sessions.
+   * @param {number} slot
    */
-  lines({ method = '', url = '', rawHeaders }) {
+  token(slot) {
+    return (this.sessions && this.#identifier?.token(slot)) ?? undefined
+  }
+
+  /**
+   * Whose a request is, as far as the balancer would look.
+   * @param {IncomingMessage} request
+   * @returns {Client}
+   */
+  client(request) {
+    const { method = '', url = '', rawHeaders } = request
     const lines = []
     // The first line, and the empty one, without their words.
     let length = method.length + url.length + '  HTTP/1.1\r\n\r\n'.length
@@ -66,16 +97,22 @@ class BalancerInfo {
       length += name.length + value.length + ': \r\n'.length
       if (name.length === this.#header.length && name.toLowerCase() === this.#header) lines.push(value)
     }
-    return length > this.#maxHeaderSize ? [] : lines
+    if (length > this.#maxHeaderSize) return NOBODY
+    // Before the slots are known, all that there can be.
+    const slots = this.#slots || 2 ** 32 - 1
+    const session = this.sessions ? this.#identifier?.session(url, request.headers.cookie, slots) : undefined
+    return { session: session ?? -1, lines }
   }
 
   /**
-   * Whether the client of a request has a slot of this worker, as far as that is known.
+   * Whether a client's requests are for this worker, as far as that is known.
    * @param {string | undefined} peer
-   * @param {string[]} lines
+   * @param {Client} client
    */
-  serves(peer, lines) {
+  serves(peer, { session, lines }) {
     if (!this.#identifier || this.#own.length === 0) return true
+    if (session >= 0) return this.#own.includes(session)
+    if (!this.#byName) return true
     // As Node has read them.
     const bytes = lines.map((line) => Buffer.from(line, 'latin1'))
     return this.#own.includes(this.#identifier.slot(peer, bytes, this.#slots))

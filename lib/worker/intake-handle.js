@@ -56,13 +56,14 @@ function open(fd, Connection) {
  * @param {Sources} sources
  * @param {any} Connection
  * @param {BalancerInfo | undefined} balancer that they are marked with
+ * @param {number} slot
  */
-function openAll(fds, sources, Connection, balancer) {
+function openAll(fds, sources, Connection, balancer, slot) {
   const clients = []
   for (let n = 0; n < fds.length; n++) {
     const client = open(fds[n], Connection)
     if (!client) continue
-    mark(client, balancer, sources?.[n])
+    mark(client, balancer, slot, sources?.[n])
     clients.push(client)
   }
   return clients
@@ -72,6 +73,7 @@ class IntakeHandle {
   /** @type {Map<native.Intake, InstanceType<typeof SlotListeners>>} with the sockets that came on each */
   #intakes = new Map()
   #onClose
+  #connections
   #referenced = true
   /**
    * The balancer of connections that are not marked with another.
@@ -89,8 +91,12 @@ class IntakeHandle {
    */
   getsockname
 
-  /** @param {() => void} onClose */
-  constructor(onClose) {
+  /**
+   * @param {InstanceType<typeof import('./open-connections').OpenConnections>} connections of the server
+   * @param {() => void} onClose
+   */
+  constructor(connections, onClose) {
+    this.#connections = connections
     this.#onClose = onClose
   }
 
@@ -104,9 +110,9 @@ class IntakeHandle {
   receiveFrom(channel, pipe, balancer, onEnd) {
     const Connection = pipe ? channel.constructor : tcpHandle()
     this.firstBalancer ??= balancer
-    const marked = balancer === this.firstBalancer ? undefined : balancer
-    /** @type {Float64Array | null} of the connections accepted for each slot, where the primary reads it */
-    let counters = null
+    const marked = balancer === this.firstBalancer && !balancer.sessions ? undefined : balancer
+    /** @type {Float64Array | undefined} of the connections accepted for each slot, where the primary reads it */
+    let counters
     /** @type {InstanceType<typeof WaitCounter> | undefined} */
     let waits
     const addresses = new AddressWatch()
@@ -114,24 +120,28 @@ class IntakeHandle {
     let room = 0
     const intake = new native.Intake(
       channel.fd,
-      (fds, sources) => {
+      (fds, sources, slot) => {
         if (fds) {
-          const clients = openAll(fds, sources, Connection, marked)
+          const clients = openAll(fds, sources, Connection, marked, slot)
           for (const client of clients) addresses.look(client, balancer)
           this.#receive(intake, clients)
         } else {
           debug('a balancer closed its channel')
           this.#end(intake)
+          this.#connections.stopTelling(counters)
           onEnd()
         }
       },
       (slot, number, fd, backlog) => {
         debug(fd === null ? 'accepting for slot %d no more' : 'accepting for slot %d', slot)
         if (fd === null || fd === undefined) return listeners.giveBack(slot, number)
-        counters ??= intake.counters()
-        if (counters) waits ??= new WaitCounter(counters)
         listeners.open(Connection, slot, number, { fd, backlog }, (client) => accepted(slot, client))
         askForRoom()
+      },
+      (page) => {
+        counters = page
+        waits = new WaitCounter(page)
+        if (balancer.sessions) this.#connections.tell(page)
       },
     )
     const listeners = new SlotListeners((slot, number) => intake.released(slot, number))
@@ -145,7 +155,7 @@ class IntakeHandle {
       // For each connection, so without calling anything that costs.
       if (counters) counters[slot]++
       if (--room <= 0) askForRoom()
-      mark(client, marked, undefined)
+      mark(client, marked, slot)
       waits?.count(client)
       addresses.look(client, balancer)
       this.#adopt(client)

@@ -2,7 +2,7 @@
 
 // Ends HTTP connections that are kept open though their requests belong elsewhere.
 //
-// A connection is routed once, by the client of its first request. If it is kept open, later requests come
+// A connection is routed once, by the client or the session of its first request. If it is kept open, later requests come
 // to the same worker, whoever's they are: those of other clients when a proxy pools its connections, and
 // those of clients whose slot another worker has taken over. Such a connection ends with its next response.
 
@@ -80,11 +80,11 @@ class KeptConnections {
    */
   #isMisrouted(request, balancer, now) {
     const socket = /** @type {any} */ (request.socket)
-    const lines = balancer.lines(request)
-    const client = lines.join()
+    const whose = balancer.client(request)
+    const client = `${whose.session} ${whose.lines}`
     const before = socket[CLIENT]
     if (before?.client === client && before.epoch === balancer.epoch) return before.misrouted
-    const misrouted = !balancer.serves(socket.remoteAddress, lines)
+    const misrouted = !balancer.serves(socket.remoteAddress, whose)
     socket[CLIENT] = { client, epoch: balancer.epoch, misrouted }
     if (misrouted && before && before.client !== client) {
       if (now >= this.#pooledUntil) debug('a proxy sends requests of different clients on one connection')

@@ -4,6 +4,7 @@
 // balancers of the parent process.
 
 const net = require('node:net')
+const tls = require('node:tls')
 const debug = require('../debug')
 const { invalidArgType, nameTaken, notAWorker, serverAlreadyListens } = require('../errors')
 const messages = require('../messages')
@@ -12,6 +13,8 @@ const warnings = require('../warnings')
 const { BalancerInfo } = require('./balancer-info')
 const { IntakeHandle } = require('./intake-handle')
 const { KeptConnections } = require('./kept-connections')
+const { OpenConnections } = require('./open-connections')
+const { SessionCookies } = require('./session-cookies')
 
 // 'listening' waits for the first balancer, so that address() is known by then; but no longer than
 // this, in milliseconds, as a manager may start its balancer only when all workers have said they
@@ -32,6 +35,7 @@ class Listener {
   #announced = false
   #addressed = false
   #kept
+  #cookies
   /** @type {Map<number, InstanceType<typeof BalancerInfo>>} by the number of the channel to it */
   #balancers = new Map()
   /** @type {NodeJS.Timeout} */
@@ -47,8 +51,9 @@ class Listener {
     this.name = name
     this.number = ++lastNumber
     this.#server = server
-    this.#handle = new IntakeHandle(() => this.#onClose())
+    this.#handle = new IntakeHandle(new OpenConnections(server), () => this.#onClose())
     this.#kept = new KeptConnections(server, this.#handle)
+    this.#cookies = new SessionCookies(server)
     server._handle = this.#handle
     // Of an earlier balancer at a unix path.
     if (server._pipeName) server._pipeName = undefined
@@ -74,6 +79,8 @@ class Listener {
       this.#handle.receiveFrom(pipeHandle, pipe, balancer, () => this.#balancers.delete(channel))
       this.#balancers.set(channel, balancer)
       if (balancer.identifies) this.#kept.watch()
+      if (balancer.sessions?.cookie) this.#cookies.watch()
+      if (balancer.sessions && hidesRequests(this.#server)) warnings.sessionsHidden(this.name)
     } catch (error) {
       // No descriptors left, say. The primary gives up the channel and offers another.
       debug('%j: channel failed: %s', this.name, error)
@@ -126,10 +133,19 @@ class Listener {
     clearTimeout(this.#timer)
     clearTimeout(this.#alone)
     this.#kept.close()
+    this.#cookies.close()
     listeners.delete(this.number)
     send(messages.closed(this.number))
     if (listeners.size === 0) ignorePrimary()
   }
+}
+
+/**
+ * Whether a balancer cannot read the requests to a server: they are encrypted, or of HTTP/2.
+ * @param {unknown} server
+ */
+function hidesRequests(server) {
+  return server instanceof tls.Server || /** @type {any} */ (server).constructor.name === 'Http2Server'
 }
 
 /**

@@ -1,31 +1,33 @@
 //! The words of the channel. Pure: bytes in, frames out, and back.
 //!
-//! Every frame is 16 bytes, little-endian:
+//! Every frame is 20 bytes, little-endian:
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned, 5 listen, 6 release, 7 released |
+//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned, 5 listen, 6 release, 7 released, 8 counters |
 //! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; else zero |
 //! | 2 | 2 | count: the version in a hello; connections in deliver and returned; else zero |
 //! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; in listen: the backlog; else zero |
-//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the slot, then (4 bytes each) the number of the loan; zero in a hello |
+//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the number of the loan; else zero |
+//! | 16 | 4 | the slot (deliver, listen, release, released); else zero |
 //!
 //! The worker says hello once. Then the primary delivers connections, numbered from zero without
-//! gaps; each deliver frame carries its connections' descriptors. The worker answers with what it
+//! gaps; each deliver frame is of one slot, and carries its connections' descriptors. The worker answers with what it
 //! adopted (all up to and including the number) and what it could not receive (returned).
 //!
 //! Where the kernel steers, the primary lends a worker the listening socket of a slot (listen; with it go the descriptors
 //! of the socket and of the page in which the worker counts), and takes it back (release). The worker says when it
 //! accepts from it no more (released), because it was told to or of its own accord. Each loan has a number, as these words
-//! may cross.
+//! may cross. Where the primary has to know how busy a worker is that it lends nothing to, it sends the page by itself
+//! (counters).
 
 use super::clock::Stamp;
 
 /// The version of these words, on which the two ends must agree. It goes with the one of `lib/messages.js`.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// Bytes of a frame.
-pub const FRAME_LEN: usize = 16;
+pub const FRAME_LEN: usize = 20;
 
 /// Connections a deliver frame may carry. Linux allows 253 descriptors in a message, musl's headers
 /// 252; past 64 a bigger message saves nothing measurable and makes the worker's turn longer.
@@ -38,17 +40,6 @@ pub struct Loan {
     pub slot: u32,
     /// The number of the loan among those of its slot, modulo 2^32.
     pub number: u32,
-}
-
-impl Loan {
-    fn encode(self) -> u64 {
-        u64::from(self.slot) | u64::from(self.number) << 32
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
-    fn decode(word: u64) -> Self {
-        Self { slot: word as u32, number: (word >> 32) as u32 }
-    }
 }
 
 /// One word of the channel.
@@ -69,6 +60,8 @@ pub enum Frame {
         sources: bool,
         /// When it was sent.
         sent: Stamp,
+        /// The slot of all of them.
+        slot: u32,
     },
     /// Worker to primary: from here on these are mine.
     Adopted {
@@ -95,6 +88,8 @@ pub enum Frame {
     Release(Loan),
     /// Worker to primary: it accepts from this socket no more.
     Released(Loan),
+    /// Primary to worker: count in this page.
+    Counters,
 }
 
 /// Bytes that are no frame. The channel they came from is beyond repair.
@@ -112,43 +107,53 @@ impl std::error::Error for Malformed {}
 impl Frame {
     /// The frame as bytes.
     pub fn encode(self) -> [u8; FRAME_LEN] {
-        let (kind, flag, count, time, seq) = match self {
-            Self::Hello { version } => (1, false, version, 0, 0),
-            Self::Deliver { first, count, sources, sent } => (2, sources, count, sent.0, first),
-            Self::Adopted { through, delay } => (3, false, 0, delay, through),
-            Self::Returned { first, count } => (4, false, count, 0, first),
-            Self::Listen { loan, backlog } => (5, false, 0, backlog, loan.encode()),
-            Self::Release(loan) => (6, false, 0, 0, loan.encode()),
-            Self::Released(loan) => (7, false, 0, 0, loan.encode()),
+        let (kind, flag, count, time, seq, slot) = match self {
+            Self::Hello { version } => (1, false, version, 0, 0, 0),
+            Self::Deliver { first, count, sources, sent, slot } => {
+                (2, sources, count, sent.0, first, slot)
+            }
+            Self::Adopted { through, delay } => (3, false, 0, delay, through, 0),
+            Self::Returned { first, count } => (4, false, count, 0, first, 0),
+            Self::Listen { loan, backlog } => (5, false, 0, backlog, loan.number.into(), loan.slot),
+            Self::Release(loan) => (6, false, 0, 0, loan.number.into(), loan.slot),
+            Self::Released(loan) => (7, false, 0, 0, loan.number.into(), loan.slot),
+            Self::Counters => (8, false, 0, 0, 0, 0),
         };
         let mut bytes = [0; FRAME_LEN];
         bytes[0] = kind;
         bytes[1] = u8::from(flag);
         bytes[2..4].copy_from_slice(&u16::to_le_bytes(count));
         bytes[4..8].copy_from_slice(&u32::to_le_bytes(time));
-        bytes[8..].copy_from_slice(&u64::to_le_bytes(seq));
+        bytes[8..16].copy_from_slice(&u64::to_le_bytes(seq));
+        bytes[16..].copy_from_slice(&u32::to_le_bytes(slot));
         bytes
     }
 
     /// The frame that these bytes are.
     pub fn decode(bytes: &[u8; FRAME_LEN]) -> Result<Self, Malformed> {
-        let [kind, flag @ (0 | 1), c0, c1, t0, t1, t2, t3, seq @ ..] = *bytes else {
+        let [kind, flag @ (0 | 1), c0, c1, t0, t1, t2, t3, rest @ ..] = *bytes else {
             return Err(Malformed);
         };
+        let [seq @ .., s0, s1, s2, s3] = rest;
         let count = u16::from_le_bytes([c0, c1]);
         let time = u32::from_le_bytes([t0, t1, t2, t3]);
         let seq = u64::from_le_bytes(seq);
+        let slot = u32::from_le_bytes([s0, s1, s2, s3]);
+        let loan = u32::try_from(seq).map(|number| Loan { slot, number });
         let batch = (1..=MAX_BATCH).contains(&count) && seq.checked_add(u64::from(count)).is_some();
         match (kind, flag, time) {
-            (1, 0, 0) if seq == 0 => Ok(Self::Hello { version: count }),
+            (1, 0, 0) if seq == 0 && slot == 0 => Ok(Self::Hello { version: count }),
             (2, _, _) if batch => {
-                Ok(Self::Deliver { first: seq, count, sources: flag == 1, sent: Stamp(time) })
+                Ok(Self::Deliver { first: seq, count, sources: flag == 1, sent: Stamp(time), slot })
             }
-            (3, 0, _) if count == 0 => Ok(Self::Adopted { through: seq, delay: time }),
-            (4, 0, 0) if batch => Ok(Self::Returned { first: seq, count }),
-            (5, 0, backlog) if count == 0 => Ok(Self::Listen { loan: Loan::decode(seq), backlog }),
-            (6, 0, 0) if count == 0 => Ok(Self::Release(Loan::decode(seq))),
-            (7, 0, 0) if count == 0 => Ok(Self::Released(Loan::decode(seq))),
+            (3, 0, _) if count == 0 && slot == 0 => Ok(Self::Adopted { through: seq, delay: time }),
+            (4, 0, 0) if batch && slot == 0 => Ok(Self::Returned { first: seq, count }),
+            (5, 0, backlog) if count == 0 => {
+                loan.map(|loan| Self::Listen { loan, backlog }).map_err(|_| Malformed)
+            }
+            (6, 0, 0) if count == 0 => loan.map(Self::Release).map_err(|_| Malformed),
+            (7, 0, 0) if count == 0 => loan.map(Self::Released).map_err(|_| Malformed),
+            (8, 0, 0) if count == 0 && seq == 0 && slot == 0 => Ok(Self::Counters),
             _ => Err(Malformed),
         }
     }
@@ -197,14 +202,17 @@ mod tests {
         let count = 1..=MAX_BATCH;
         prop_oneof![
             any::<u16>().prop_map(|version| Frame::Hello { version }),
-            (seq.clone(), count.clone(), any::<bool>(), any::<u32>().prop_map(Stamp)).prop_map(
-                |(first, count, sources, sent)| Frame::Deliver { first, count, sources, sent }
+            (seq.clone(), count.clone(), any::<bool>(), any::<(u32, u32)>()).prop_map(
+                |(first, count, sources, (sent, slot))| {
+                    Frame::Deliver { first, count, sources, sent: Stamp(sent), slot }
+                }
             ),
             any::<(u64, u32)>().prop_map(|(through, delay)| Frame::Adopted { through, delay }),
             (seq, count).prop_map(|(first, count)| Frame::Returned { first, count }),
             (loans(), any::<u32>()).prop_map(|(loan, backlog)| Frame::Listen { loan, backlog }),
             loans().prop_map(Frame::Release),
             loans().prop_map(Frame::Released),
+            Just(Frame::Counters),
         ]
     }
 

@@ -23,19 +23,21 @@ pub fn give(channel: BorrowedFd<'_>, frame: Frame, fds: &[BorrowedFd<'_>]) -> io
     send(channel, &frame.encode(), fds)
 }
 
-/// Sends connections, whose first has the number `first`, and where they come from if a proxy said so:
+/// Sends connections of a slot, whose first has the number `first`, and where they come from if a proxy said so:
 /// for all of them, or an empty slice where there is nothing to say.
 ///
 /// # Panics
 /// On more connections than [`MAX_BATCH`].
 pub fn deliver(
     channel: BorrowedFd<'_>,
+    slot: u32,
     first: u64,
     fds: &[BorrowedFd<'_>],
     sources: &[Option<SocketAddr>],
 ) -> io::Result<()> {
     let count = u16::try_from(fds.len()).unwrap_or(u16::MAX);
-    let frame = Frame::Deliver { first, count, sources: !sources.is_empty(), sent: Stamp::now() };
+    let sources_follow = !sources.is_empty();
+    let frame = Frame::Deliver { first, count, sources: sources_follow, sent: Stamp::now(), slot };
     let mut bytes = [0; MESSAGE_MAX];
     bytes[..FRAME_LEN].copy_from_slice(&frame.encode());
     let mut length = FRAME_LEN;
@@ -161,8 +163,8 @@ mod tests {
         let (here, there) = pairs(usize::from(MAX_BATCH) + 1);
         let borrowed: Vec<_> = there.iter().map(|s| s.as_fd()).collect();
         let sources: Vec<_> = (0..MAX_BATCH).map(|n| (n % 3 > 0).then(|| from(n))).collect();
-        deliver(near.as_fd(), 0, &borrowed[..1], &[]).unwrap();
-        deliver(near.as_fd(), 1, &borrowed[1..], &sources).unwrap();
+        deliver(near.as_fd(), 3, 0, &borrowed[..1], &[]).unwrap();
+        deliver(near.as_fd(), 3, 1, &borrowed[1..], &sources).unwrap();
         drop(there);
 
         let mut reader = PassingReader::default();
@@ -172,7 +174,8 @@ mod tests {
             let count = if first == 0 { 1 } else { MAX_BATCH };
             let Frame::Deliver { sent, .. } = got.frame else { panic!("{:?}", got.frame) };
             assert!(sent.until(Stamp::now()) < 60_000_000);
-            assert_eq!(got.frame, Frame::Deliver { first, count, sources: first == 1, sent });
+            let announced = Frame::Deliver { first, count, sources: first == 1, sent, slot: 3 };
+            assert_eq!(got.frame, announced);
             assert_eq!(got.sources, sources);
             received.extend(got.fds);
         }
@@ -208,7 +211,7 @@ mod tests {
     fn a_frame_in_pieces_keeps_its_descriptors_and_sources() {
         let (near, far) = socket::pair().unwrap();
         let (mut here, there) = UnixStream::pair().unwrap();
-        let frame = Frame::Deliver { first: 9, count: 1, sources: true, sent: Stamp(7) };
+        let frame = Frame::Deliver { first: 9, count: 1, sources: true, sent: Stamp(7), slot: 0 };
         let bytes = [&frame.encode()[..], &source::encode(Some(from(7)))].concat();
         let mut reader = PassingReader::default();
         descriptors::send(near.as_fd(), &bytes[..1], &[there.as_fd()]).unwrap();

@@ -1,4 +1,4 @@
-//! Finds one header in the head of an HTTP/1 request of which more may be to come.
+//! Reads the head of an HTTP/1 request of which more may be to come.
 
 use std::mem::MaybeUninit;
 
@@ -9,41 +9,55 @@ const FEW: usize = 64;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum Found<T> {
     /// The head is not whole yet.
     Incomplete,
     /// This is no head of HTTP/1, and nothing that follows can make it one.
     NotHttp,
-    /// The values of all lines with that header, in order and without the spaces around them. None
-    /// where the header is missing.
-    Lines(Vec<&'a [u8]>),
+    /// The head is whole; what was to be found in it.
+    Whole(T),
 }
 
-/// Looks for the header `name`, in any case.
-pub fn find<'a>(head: &'a [u8], name: &str) -> Found<'a> {
+/// A head.
+pub struct Head<'h, 'a> {
+    /// What is requested: a path with its query, mostly.
+    pub target: &'a str,
+    headers: &'h [Header<'a>],
+}
+
+impl<'a> Head<'_, 'a> {
+    /// The values of all lines with the header `name`, in any case: in order, and without the spaces around them.
+    pub fn lines(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
+        lines.map(|line| line.value)
+    }
+}
+
+/// Has `look` look at a head, once it is whole.
+pub fn read<T>(head: &[u8], look: impl Fn(&Head<'_, '_>) -> T) -> Found<T> {
     let mut few = [MaybeUninit::<Header<'_>>::uninit(); FEW];
-    match parse(head, name, &mut few) {
+    match parse(head, &look, &mut few) {
         Err(httparse::Error::TooManyHeaders) => {
             // A header is 4 bytes at least: `a:` and the end of its line, which may lack its CR.
             let mut many = vec![MaybeUninit::uninit(); head.len() / 3 + 1];
-            parse(head, name, &mut many).unwrap_or(Found::NotHttp)
+            parse(head, &look, &mut many).unwrap_or(Found::NotHttp)
         }
         found => found.unwrap_or(Found::NotHttp),
     }
 }
 
-fn parse<'a>(
+fn parse<'a, T>(
     head: &'a [u8],
-    name: &str,
+    look: impl Fn(&Head<'_, 'a>) -> T,
     room: &mut [MaybeUninit<Header<'a>>],
-) -> Result<Found<'a>, httparse::Error> {
+) -> Result<Found<T>, httparse::Error> {
     let mut request = Request::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_request_with_uninit_headers(&mut request, head, room)? {
         Status::Partial => Ok(Found::Incomplete),
         Status::Complete(_) => {
-            let lines = request.headers.iter().filter(|line| line.name.eq_ignore_ascii_case(name));
-            Ok(Found::Lines(lines.map(|line| line.value).collect()))
+            let target = request.path.unwrap_or_default();
+            Ok(Found::Whole(look(&Head { target, headers: request.headers })))
         }
     }
 }
@@ -55,9 +69,14 @@ mod tests {
 
     const NAME: &str = "x-forwarded-for";
 
+    /// The target, and the lines of one header.
+    fn find(bytes: &[u8]) -> Found<(String, Vec<Vec<u8>>)> {
+        read(bytes, |head| (head.target.to_owned(), head.lines(NAME).map(<[u8]>::to_vec).collect()))
+    }
+
     fn lines(head: &str) -> Vec<String> {
-        match find(head.as_bytes(), NAME) {
-            Found::Lines(lines) => {
+        match find(head.as_bytes()) {
+            Found::Whole((_, lines)) => {
                 lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
             }
             other => panic!("{other:?}: {head:?}"),
@@ -76,6 +95,16 @@ mod tests {
                 lines(&format!("\r\nGET / HTTP/1.0\r\n{line}\r\nHost: x\r\n\r\nbody")),
                 ["1.2.3.4"]
             );
+        }
+    }
+
+    #[test]
+    fn the_target_is_as_the_client_sent_it() {
+        for target in ["/", "/a?b=c&d", "*", "http://host:8081/x?y"] {
+            match find(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()) {
+                Found::Whole((found, _)) => assert_eq!(found, target),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -114,7 +143,7 @@ mod tests {
             b"hello\r\n",
         ];
         for bytes in cases {
-            assert_eq!(find(bytes, NAME), Found::NotHttp, "{}", bytes.escape_ascii());
+            assert_eq!(find(bytes), Found::NotHttp, "{}", bytes.escape_ascii());
         }
     }
 
@@ -127,18 +156,18 @@ mod tests {
             let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
             let headers = headers.concat();
             let bytes = format!("GET /path HTTP/1.1\r\n{headers}\r\n{body}").into_bytes();
-            let whole = find(&bytes, NAME);
+            let whole = find(&bytes);
             for cut in 0..bytes.len() {
-                let part = find(&bytes[..cut], NAME);
+                let part = find(&bytes[..cut]);
                 prop_assert!(part == Found::Incomplete || part == whole, "at {}: {:?}", cut, part);
             }
         }
 
         #[test]
         fn splitting_arbitrary_bytes_anywhere_never_changes_the_answer(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
-            let whole = find(&bytes, NAME);
+            let whole = find(&bytes);
             for cut in 0..bytes.len() {
-                let part = find(&bytes[..cut], NAME);
+                let part = find(&bytes[..cut]);
                 prop_assert!(part == Found::Incomplete || part == whole, "at {}: {:?}", cut, part);
             }
         }

@@ -4,9 +4,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::forwarded::Syntax;
-use super::hash::{ClientHash, ClientHasher};
+use super::hash::{self, ClientHash, ClientHasher};
+use super::http_head::{self, Head};
+use super::proxy_protocol;
+use super::sessions::Sessions;
 use super::trust::{Named, Trust};
-use super::{http_head, proxy_protocol};
 
 /// A header that names clients.
 #[derive(Clone, Debug)]
@@ -24,6 +26,42 @@ impl NamingHeader {
     }
 }
 
+/// Whose a connection is, as far as it has to do with slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The slot of its session, which it has shown the token of. It may exist no more.
+    pub session: Option<u32>,
+    /// What chooses its slot without such a session.
+    pub otherwise: Choice,
+}
+
+/// How a slot is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// By who the client is.
+    Hash(ClientHash),
+    /// Any slot will do: where there is room.
+    Room,
+}
+
+impl Client {
+    /// The one of so many slots that alone will do; `None` where there is none, or any will do.
+    pub fn slot(self, slots: u32) -> Option<u32> {
+        let by_hash = || match self.otherwise {
+            Choice::Hash(client) => hash::slot(client, slots),
+            Choice::Room => None,
+        };
+        self.session.filter(|&slot| slot < slots).or_else(by_hash)
+    }
+}
+
+impl From<ClientHash> for Client {
+    /// The client with this hash, which has no session.
+    fn from(hash: ClientHash) -> Self {
+        Self { session: None, otherwise: Choice::Hash(hash) }
+    }
+}
+
 /// The rules by which clients are told apart.
 #[derive(Clone)]
 pub struct Identifier {
@@ -35,6 +73,8 @@ pub struct Identifier {
     pub trust: Trust,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// How requests show their session, if they do.
+    pub sessions: Option<Sessions>,
 }
 
 /// What a connection's next bytes are.
@@ -52,7 +92,7 @@ pub enum Look {
     /// Too little; ask again when more has come.
     More,
     /// Its client.
-    Client(ClientHash),
+    Client(Client),
     /// It begins with a PROXY header, which is not for the worker.
     ProxyHeader {
         /// Its bytes, to be taken off the connection.
@@ -67,7 +107,7 @@ pub enum Look {
 impl Identifier {
     /// Whether the peer's address is all that counts.
     pub fn by_address_alone(&self) -> bool {
-        self.header.is_none() && !self.proxy_protocol
+        self.header.is_none() && !self.proxy_protocol && self.sessions.is_none()
     }
 
     /// What a connection begins with.
@@ -88,23 +128,42 @@ impl Identifier {
                 proxy_protocol::Found::Incomplete | proxy_protocol::Found::Invalid => Look::Invalid,
             },
             Stage::Request => {
-                // Whose word does not count is not listened to.
-                let Some(header) = self.header.as_ref().filter(|_| self.trust.includes(peer))
-                else {
-                    return Look::Client(self.hasher.hash(peer));
-                };
-                match http_head::find(bytes, &header.name) {
-                    http_head::Found::Lines(lines) => Look::Client(self.named(peer, &lines)),
+                // Where no head is to be read no session can be shown, so the address has to do.
+                let by_peer = || Look::Client(self.hasher.hash(peer).into());
+                // Whose word does not count is not listened to. (A token speaks for itself.)
+                let header = self.header.as_ref().filter(|_| self.trust.includes(peer));
+                if header.is_none() && self.sessions.is_none() {
+                    return by_peer();
+                }
+                match http_head::read(bytes, |head| self.client(peer, header, head)) {
+                    http_head::Found::Whole(client) => Look::Client(client),
                     http_head::Found::Incomplete if !last => Look::More,
-                    http_head::Found::Incomplete | http_head::Found::NotHttp => {
-                        Look::Client(self.hasher.hash(peer))
-                    }
+                    http_head::Found::Incomplete | http_head::Found::NotHttp => by_peer(),
                 }
             }
         }
     }
 
-    /// The client of a request that came from `peer` with these lines of the header.
+    /// The client of a request with this head.
+    fn client(
+        &self,
+        peer: Option<IpAddr>,
+        header: Option<&NamingHeader>,
+        head: &Head<'_, '_>,
+    ) -> Client {
+        let sessions = self.sessions.as_ref();
+        let session =
+            sessions.and_then(|sessions| sessions.slot(head.target, head.lines("cookie")));
+        let otherwise = if sessions.is_some_and(|sessions| !sessions.fall_back_to_address) {
+            Choice::Room
+        } else {
+            let lines: Vec<_> = header.iter().flat_map(|header| head.lines(&header.name)).collect();
+            Choice::Hash(self.named(peer, &lines))
+        };
+        Client { session, otherwise }
+    }
+
+    /// The client of a request that came from `peer` with these lines of the header, but for its session.
     pub fn named(&self, peer: Option<IpAddr>, lines: &[&[u8]]) -> ClientHash {
         let Some(header) = &self.header else { return self.hasher.hash(peer) };
         match self.trust.choose(peer, &header.syntax.nodes(lines)) {
@@ -126,12 +185,19 @@ impl Identifier {
 mod tests {
     use super::*;
     use crate::client::address::Ipv6Prefix;
+    use crate::client::token::Tokens;
     use crate::client::trust::networks;
     use proptest::prelude::*;
 
     fn identifier(header: Option<&str>, trust: Trust, proxy_protocol: bool) -> Identifier {
         let hasher = ClientHasher::new(*b"test key", Ipv6Prefix::FULL);
-        Identifier { hasher, header: header.map(NamingHeader::new), trust, proxy_protocol }
+        Identifier {
+            hasher,
+            header: header.map(NamingHeader::new),
+            trust,
+            proxy_protocol,
+            sessions: None,
+        }
     }
 
     fn ip(text: &str) -> Option<IpAddr> {
@@ -146,13 +212,13 @@ mod tests {
     fn a_request_is_of_the_client_that_its_header_names() {
         let rules = identifier(Some("X-Forwarded-For"), Trust::All, false);
         let client = |bytes: &[u8]| rules.look(Stage::Request, ip("10.0.0.1"), bytes, false);
-        let expected = Look::Client(rules.hasher.hash(ip("1.2.3.4")));
+        let expected = Look::Client(rules.hasher.hash(ip("1.2.3.4")).into());
         assert_eq!(client(&request("X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\n")), expected);
         assert_eq!(
             client(&request("x-forwarded-for: junk\r\nX-Forwarded-For:1.2.3.4:99\r\n")),
             expected
         );
-        let peer = Look::Client(rules.hasher.hash(ip("10.0.0.1")));
+        let peer = Look::Client(rules.hasher.hash(ip("10.0.0.1")).into());
         assert_eq!(client(&request("")), peer);
         assert_eq!(client(&request("X-Forwarded-For:\r\n")), peer);
         assert_eq!(client(b"\x16\x03\x01"), peer);
@@ -168,6 +234,50 @@ mod tests {
         assert_ne!(client(&[b"alice"]), client(&[b"bob"]));
         assert_eq!(client(&[b"a", b"b"]), rules.hasher.hash_name(b"a, b"));
         assert_eq!(client(&[b"a, b"]), client(&[b"a", b"b"]));
+    }
+
+    fn with_sessions(fall_back_to_address: bool) -> Identifier {
+        let sessions = Sessions {
+            tokens: Tokens::new(b"0123456789abcdef"),
+            query: Some("sid".to_owned()),
+            cookie: Some("sticky".to_owned()),
+            fall_back_to_address,
+        };
+        Identifier { sessions: Some(sessions), ..identifier(None, Trust::All, false) }
+    }
+
+    #[test]
+    fn a_request_is_of_the_session_whose_token_it_shows() {
+        let rules = with_sessions(false);
+        let peer = ip("10.0.0.1");
+        let token = rules.sessions.as_ref().unwrap().tokens.token(3);
+        let look = |bytes: &[u8]| rules.look(Stage::Request, peer, bytes, false);
+        let session = Look::Client(Client { session: Some(3), otherwise: Choice::Room });
+        let new = Look::Client(Client { session: None, otherwise: Choice::Room });
+        let by_query = format!("GET /?sid=x.{token} HTTP/1.1\r\n\r\n");
+        assert_eq!(look(by_query.as_bytes()), session);
+        assert_eq!(look(&request(&format!("COOKIE: a=b; sticky={token}\r\n"))), session);
+        assert_eq!(look(&request("cookie: sticky=stale\r\n")), new);
+        assert_eq!(look(&request("")), new);
+        // Nothing can be shown where nothing can be read.
+        let by_address = Look::Client(rules.hasher.hash(peer).into());
+        assert_eq!(look(b"\x16\x03\x01"), by_address);
+        assert_eq!(rules.look(Stage::Request, peer, b"GET /?sid=", true), by_address);
+    }
+
+    #[test]
+    fn who_shows_no_session_can_be_told_apart_by_address() {
+        let rules = Identifier {
+            header: Some(NamingHeader::new("x-forwarded-for")),
+            ..with_sessions(true)
+        };
+        let token = rules.sessions.as_ref().unwrap().tokens.token(3);
+        let named = Choice::Hash(rules.hasher.hash(ip("1.2.3.4")));
+        for (cookie, session) in [(token.as_str(), Some(3)), ("stale", None)] {
+            let head = request(&format!("Cookie: sticky={cookie}\r\nX-Forwarded-For: 1.2.3.4\r\n"));
+            let found = rules.look(Stage::Request, ip("10.0.0.1"), &head, false);
+            assert_eq!(found, Look::Client(Client { session, otherwise: named }));
+        }
     }
 
     #[test]
@@ -191,7 +301,7 @@ mod tests {
     }
 
     /// Follows a connection whose bytes come in pieces; returns its client and what is left for the worker.
-    fn follow(rules: &Identifier, bytes: &[u8], cuts: &[usize]) -> (Option<ClientHash>, usize) {
+    fn follow(rules: &Identifier, bytes: &[u8], cuts: &[usize]) -> (Option<Client>, usize) {
         let (mut stage, mut peer, mut from) = (rules.first_stage(), ip("10.0.0.1"), 0);
         for (n, &to) in cuts.iter().enumerate() {
             loop {
@@ -216,12 +326,20 @@ mod tests {
             header in prop_oneof![
                 Just("PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n"), Just("PROXY UNKNOWN\r\n"), Just("PROXY TCP4 1.2\r\n"), Just(""),
             ],
-            lines in "(X-Forwarded-For: [0-9a-z., ]{0,20}\r\n){0,2}|[ -~]{0,20}",
+            query in "[?&=.a-z]{0,8}(sid=#|sid=x.#){0,2}[&=a-z]{0,4}",
+            lines in "(X-Forwarded-For: [0-9a-z., ]{0,20}\r\n|Cookie: [a-z;= ]{0,8}sticky=(#|x)[; ]{0,2}\r\n){0,3}|[ -~]{0,20}",
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
             proxied: bool,
+            address: bool,
         ) {
-            let bytes = [header.as_bytes(), &request(&lines)].concat();
-            let rules = identifier(Some("x-forwarded-for"), Trust::All, proxied);
+            let rules = Identifier {
+                header: Some(NamingHeader::new("x-forwarded-for")),
+                proxy_protocol: proxied,
+                ..with_sessions(address)
+            };
+            let token = rules.sessions.as_ref().unwrap().tokens.token(3);
+            let request = format!("GET /{query} HTTP/1.1\r\nHost: x\r\n{lines}\r\n").replace('#', &token);
+            let bytes = [header.as_bytes(), request.as_bytes()].concat();
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
             cuts.push(bytes.len());
             cuts.sort_unstable();

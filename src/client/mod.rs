@@ -2,7 +2,7 @@
 //!
 //! [`address`] and [`hash`] suffice where a peer is its client. Behind a proxy [`identify`] decides, from
 //! what [`proxy_protocol`] and [`http_head`] find at the start of a connection, what [`forwarded`]
-//! reads in a header, and whom to [`trust`].
+//! reads in a header, and whom to [`trust`]. A session may name its slot itself, by a [`token`]; [`sessions`] knows where.
 
 pub mod address;
 pub mod forwarded;
@@ -11,4 +11,6 @@ pub mod hash;
 pub mod http_head;
 pub mod identify;
 pub mod proxy_protocol;
+pub mod sessions;
+pub mod token;
 pub mod trust;

@@ -9,6 +9,8 @@ use napi_derive::napi;
 use crate::client::address::Ipv6Prefix;
 use crate::client::hash::{self, ClientHasher};
 use crate::client::identify::{Identifier as Native, NamingHeader};
+use crate::client::sessions::Sessions as NativeSessions;
+use crate::client::token::Tokens;
 use crate::client::trust::{self, Trust};
 
 /// Validated options that say who a client is.
@@ -24,6 +26,33 @@ pub struct Identity {
     pub hops: Option<u32>,
     /// Or which networks.
     pub networks: Option<Vec<String>>,
+    /// Where requests show their session, if they do.
+    pub sessions: Option<Sessions>,
+}
+
+/// Validated options that say where requests show their session.
+#[napi(object)]
+pub struct Sessions {
+    /// 16 bytes.
+    pub key: Uint8Array,
+    /// A parameter of the query.
+    pub query: Option<String>,
+    /// The name of a cookie.
+    pub cookie: Option<String>,
+    /// Whether who shows none is told apart by address.
+    pub fall_back_to_address: bool,
+}
+
+impl Sessions {
+    fn rules(&self) -> Result<NativeSessions> {
+        let key = self.key.as_ref().try_into().map_err(|_| invalid("affinity"))?;
+        Ok(NativeSessions {
+            tokens: Tokens::new(key),
+            query: self.query.clone(),
+            cookie: self.cookie.clone(),
+            fall_back_to_address: self.fall_back_to_address,
+        })
+    }
 }
 
 impl Identity {
@@ -45,6 +74,7 @@ impl Identity {
             header: self.header.as_deref().map(NamingHeader::new),
             trust,
             proxy_protocol,
+            sessions: self.sessions.as_ref().map(Sessions::rules).transpose()?,
         })
     }
 }
@@ -70,6 +100,20 @@ impl Identifier {
         let peer = peer.and_then(|peer| peer.parse::<IpAddr>().ok());
         let lines: Vec<&[u8]> = lines.iter().map(AsRef::as_ref).collect();
         hash::slot(self.rules.named(peer, &lines), slots).map_or(-1, i64::from)
+    }
+
+    /// The slot of the session that a request shows, one of so many slots, or -1 if it shows none.
+    #[napi]
+    pub fn session(&self, target: String, cookies: Option<String>, slots: u32) -> i64 {
+        let cookies = cookies.as_deref().map(str::as_bytes);
+        let session = self.rules.sessions.as_ref().and_then(|all| all.slot(&target, cookies));
+        session.filter(|&slot| slot < slots).map_or(-1, i64::from)
+    }
+
+    /// The token of a slot, where there are sessions.
+    #[napi]
+    pub fn token(&self, slot: u32) -> Option<String> {
+        self.rules.sessions.as_ref().map(|sessions| sessions.tokens.token(slot))
     }
 }
 

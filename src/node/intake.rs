@@ -23,7 +23,7 @@ use crate::sys::callback_scope::{CallbackContext, EventLoop};
 use crate::sys::page::Page;
 use crate::sys::poll::Poll;
 use crate::sys::{socket, tcp_info};
-use crate::worker::intake::{Arrived, Intake as Native, Message};
+use crate::worker::intake::{Arrived, Delivery, Intake as Native, Message};
 use crate::worker::room;
 
 /// Connections taken in one turn of the event loop, so that others have theirs.
@@ -47,9 +47,9 @@ impl From<SocketAddr> for Source {
     }
 }
 
-/// Descriptors to acknowledge and adopt, or nothing at the end of the channel; and where they come
-/// from, unless no proxy said so of any.
-type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>);
+/// Descriptors to acknowledge and adopt, or nothing at the end of the channel; where they come
+/// from, unless no proxy said so of any; and their slot.
+type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>, u32);
 
 type OnConnections = FunctionRef<FnArgs<Connections>, ()>;
 
@@ -59,6 +59,8 @@ type Listening = (u32, u32, Option<i32>, u32);
 
 type OnListening = FunctionRef<FnArgs<Listening>, ()>;
 
+type OnCounters = FunctionRef<FnArgs<(Float64Array,)>, ()>;
+
 /// Dropped as a whole: the function refers to JavaScript objects that refer to this one, and while
 /// it is held none of them can be collected.
 struct Open {
@@ -67,6 +69,7 @@ struct Open {
     native: Native,
     on_connections: OnConnections,
     on_listening: OnListening,
+    on_counters: OnCounters,
 }
 
 struct Shared {
@@ -82,14 +85,20 @@ pub struct Intake {
 
 #[napi]
 impl Intake {
-    /// Takes over a copy of the channel `fd` and says hello to the primary.
+    /// Takes over a copy of the channel `fd` and says hello to the primary. `on_counters` gets, once, what this process
+    /// counts in for the primary, before it is to count.
     #[napi(constructor)]
     #[allow(clippy::type_complexity, reason = "the generated types cannot look into an alias")]
     pub fn new(
         env: Env,
         fd: i32,
-        on_connections: Function<'_, FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>)>, ()>,
+        on_connections: Function<
+            '_,
+            FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>, u32)>,
+            (),
+        >,
         on_listening: Function<'_, FnArgs<(u32, u32, Option<i32>, u32)>, ()>,
+        on_counters: Function<'_, FnArgs<(Float64Array,)>, ()>,
     ) -> Result<Self> {
         let native = socket::duplicate(fd).and_then(Native::open).map_err(failed)?;
         let shared = Rc::new(Shared {
@@ -107,7 +116,9 @@ impl Intake {
         let poll = Poll::start(&event_loop, native.as_fd(), Box::new(on_ready)).map_err(failed)?;
         let on_connections = on_connections.create_ref()?;
         let on_listening = on_listening.create_ref()?;
-        shared.open.replace(Some(Open { _poll: poll, native, on_connections, on_listening }));
+        let on_counters = on_counters.create_ref()?;
+        let open = Open { _poll: poll, native, on_connections, on_listening, on_counters };
+        shared.open.replace(Some(open));
         Ok(Self { shared })
     }
 
@@ -121,14 +132,6 @@ impl Intake {
             open.take();
         }
         acknowledged
-    }
-
-    /// Where to count the connections that are accepted from sockets, for each slot: a number more for each. To be called
-    /// once, when the first socket comes.
-    #[napi]
-    pub fn counters(&self) -> Option<Float64Array> {
-        let mut open = self.shared.open.borrow_mut();
-        open.as_mut().and_then(|open| open.native.take_counters()).map(Page::array)
     }
 
     /// The socket of a loan is closed. (Where that cannot be said the channel ends, which says it as well.)
@@ -149,20 +152,29 @@ impl Intake {
 }
 
 impl Shared {
-    /// All that has come is taken at once: one call of JavaScript and one acknowledgement for it. Other messages keep
-    /// their place between the connections.
+    /// All that has come for a slot is taken at once: one call of JavaScript and one acknowledgement for it. Other messages
+    /// keep their place between the connections.
     fn on_readable(&self) {
-        let mut arrived = Vec::new();
+        let mut arrived = Delivery::default();
+        let mut left = CONNECTIONS_PER_TURN;
         let mut ended = false;
-        while arrived.len() < CONNECTIONS_PER_TURN && !ended {
+        while left > 0 && !ended {
             let received = match self.open.borrow_mut().as_mut() {
                 Some(open) => open.native.receive(),
                 None => return,
             };
             match received {
-                Ok(Some(Message::Connections(connections))) => arrived.extend(connections),
+                Ok(Some(Message::Connections(Delivery { slot, connections }))) => {
+                    if slot != arrived.slot {
+                        self.take_over(&mut arrived);
+                    }
+                    left = left.saturating_sub(connections.len());
+                    arrived.slot = slot;
+                    arrived.connections.extend(connections);
+                }
                 Ok(Some(Message::Listen { loan: Loan { slot, number }, socket, backlog })) => {
                     self.take_over(&mut arrived);
+                    self.give_counters();
                     self.call(
                         |open| &open.on_listening,
                         || (slot, number, Some(socket::release(socket)), backlog).into(),
@@ -172,6 +184,7 @@ impl Shared {
                     self.take_over(&mut arrived);
                     self.call(|open| &open.on_listening, || (slot, number, None, 0).into());
                 }
+                Ok(Some(Message::Counters)) => self.give_counters(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => ended = true,
             }
@@ -183,10 +196,17 @@ impl Shared {
         }
     }
 
-    fn take_over(&self, arrived: &mut Vec<Arrived>) {
-        if !arrived.is_empty() {
+    fn take_over(&self, arrived: &mut Delivery) {
+        if !arrived.connections.is_empty() {
             let arrived = std::mem::take(arrived);
             self.call(|open| &open.on_connections, || to_javascript(arrived).into());
+        }
+    }
+
+    fn give_counters(&self) {
+        let page = self.open.borrow_mut().as_mut().and_then(|open| open.native.take_counters());
+        if let Some(page) = page {
+            self.call(|open| &open.on_counters, || (Page::array(page),).into());
         }
     }
 
@@ -214,17 +234,22 @@ pub fn room() -> u32 {
     room::grant()
 }
 
-/// Which of `Intake.counters` has the milliseconds that all connections of the sample have waited.
+/// Which of the counters has the milliseconds that all connections of the sample have waited.
 #[napi]
 #[expect(clippy::cast_possible_truncation, reason = "a constant far below")]
 pub const WAITED: u32 = counters::WAITED as u32;
+
+/// Which of them has the number of connections that this process's server has open.
+#[napi]
+#[expect(clippy::cast_possible_truncation, reason = "a constant far below")]
+pub const OPEN: u32 = counters::OPEN as u32;
 
 /// How long a connection has waited.
 #[napi(object)]
 pub struct Waited {
     /// In milliseconds.
     pub milliseconds: u32,
-    /// Which of `Intake.counters` counts those that have waited so long.
+    /// Which of the counters counts those that have waited so long.
     pub counter: u32,
 }
 
@@ -238,11 +263,12 @@ pub fn waited(fd: i32) -> Option<Waited> {
     Some(Waited { milliseconds, counter: u32::try_from(counter).ok()? })
 }
 
-fn to_javascript(connections: Vec<Arrived>) -> Connections {
+fn to_javascript(Delivery { slot, connections }: Delivery) -> Connections {
     let proxied = connections.iter().any(|one| one.source.is_some());
     let sources = || connections.iter().map(|one| one.source.map(Source::from)).collect();
     let sources = proxied.then(sources);
-    (Some(connections.into_iter().map(|one| socket::release(one.fd)).collect()), sources)
+    let fds = connections.into_iter().map(|Arrived { fd, .. }| socket::release(fd));
+    (Some(fds.collect()), sources, slot)
 }
 
 fn failed(error: io::Error) -> Error {

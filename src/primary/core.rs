@@ -28,6 +28,8 @@ use super::workers::channel::{Connection, End, WorkerChannel};
 use super::workers::channel_watch::Stage;
 use super::workers::channels::Channels;
 use super::workers::table::{Channel, Entry};
+use crate::client::hash;
+use crate::client::identify::Identifier;
 use crate::sys::{readiness, socket};
 
 /// How long closing waits for workers when patience has no end.
@@ -230,16 +232,22 @@ impl Core {
         self.lock().refusals.take()
     }
 
-    /// The slot of the client with an address or another name, or of one without an address; `None` when there are no
-    /// slots.
+    /// The slot of the session with this token, of the client with an address or another name, or of one without an
+    /// address; `None` when there is no such slot.
     pub(super) fn slot_of(&self, client: Option<&str>) -> Option<u32> {
-        let hasher = &self.config.identifier.hasher;
+        let Identifier { hasher, sessions, .. } = &self.config.identifier;
+        let slots = self.lock().handover.queue().table().len();
+        let token = sessions.as_ref().zip(client);
+        let session = token.and_then(|(sessions, token)| sessions.tokens.slot(token.as_bytes()));
+        if session.is_some() {
+            return session.filter(|&slot| slot < slots);
+        }
         let client = match client.map(|client| (client, client.parse())) {
             None => hasher.hash(None),
             Some((_, Ok(address))) => hasher.hash(Some(address)),
             Some((name, Err(_))) => hasher.hash_name(name.as_bytes()),
         };
-        self.lock().handover.queue().slot_of(client)
+        hash::slot(client, slots)
     }
 
     /// Why the kernel does not steer, where it was told to.

@@ -76,11 +76,22 @@ impl Page {
     /// # Panics
     /// Beyond [`COUNTERS`].
     pub fn number(&self, index: usize) -> f64 {
+        f64::from_bits(self.counter(index).load(Ordering::Relaxed))
+    }
+
+    /// Writes a counter.
+    ///
+    /// # Panics
+    /// Beyond [`COUNTERS`].
+    pub fn set(&self, index: usize, number: f64) {
+        self.counter(index).store(number.to_bits(), Ordering::Relaxed);
+    }
+
+    fn counter(&self, index: usize) -> &AtomicU64 {
         assert!(index < COUNTERS, "a page holds {COUNTERS} counters");
         // SAFETY: within the mapping, which is aligned to pages, and lives until the page is dropped. Every bit
         // pattern is a number, whatever the other process writes.
-        let counter = unsafe { self.memory.add(index).as_ref() };
-        f64::from_bits(counter.load(Ordering::Relaxed))
+        unsafe { self.memory.add(index).as_ref() }
     }
 
     /// The counters for JavaScript to write, which keeps the page for as long as it keeps them. Only once for a page: two
@@ -110,21 +121,15 @@ impl Drop for Page {
 mod tests {
     use super::*;
 
-    /// As JavaScript would write it.
-    fn write(page: &Page, index: usize, number: f64) {
-        // SAFETY: as in `count`.
-        unsafe { page.memory.add(index).as_ref() }.store(number.to_bits(), Ordering::Relaxed);
-    }
-
     #[test]
     fn what_one_side_counts_the_other_reads() {
         let page = Page::new().unwrap();
         let other = Page::map(page.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        write(&other, COUNTERS - 1, 7.0);
+        other.set(COUNTERS - 1, 7.0);
         drop(other);
         assert_eq!((page.count(COUNTERS - 1), page.count(0)), (7, 0));
         for nonsense in [f64::NAN, -1.0, f64::NEG_INFINITY] {
-            write(&page, 0, nonsense);
+            page.set(0, nonsense);
             assert_eq!(page.count(0), 0);
         }
     }

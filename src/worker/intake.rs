@@ -22,11 +22,20 @@ pub struct Arrived {
     pub source: Option<SocketAddr>,
 }
 
+/// Connections of one slot that came together.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// The slot.
+    pub slot: u32,
+    /// Those of them that this process had descriptors for.
+    pub connections: Vec<Arrived>,
+}
+
 /// What the primary sent.
 #[derive(Debug)]
 pub enum Message {
     /// Connections.
-    Connections(Vec<Arrived>),
+    Connections(Delivery),
     /// The connections of a slot are to be accepted from this socket.
     Listen {
         /// The loan of the slot's socket.
@@ -38,6 +47,8 @@ pub enum Message {
     },
     /// A socket is to be closed; [`Intake::released`] says that it is.
     Release(Loan),
+    /// Nothing but what [`Intake::take_counters`] tells.
+    Counters,
 }
 
 enum Counters {
@@ -78,18 +89,26 @@ impl Intake {
             return Ok(None);
         };
         match received.frame {
-            Frame::Deliver { first, count, sent, .. } => {
+            Frame::Deliver { first, count, sent, slot, .. } => {
                 let Received { fds, sources, .. } = received;
-                Ok(Some(Message::Connections(self.delivered(first, count, sent, fds, sources)?)))
+                let connections = self.delivered(first, count, sent, fds, sources)?;
+                Ok(Some(Message::Connections(Delivery { slot, connections })))
             }
             Frame::Listen { loan, backlog } if (loan.slot as usize) < counters::SLOTS => {
                 if let Some(socket) = self.lent(received.fds) {
                     return Ok(Some(Message::Listen { loan, socket, backlog }));
                 }
                 self.released(loan)?;
-                Ok(Some(Message::Connections(Vec::new())))
+                Ok(Some(Message::Connections(Delivery::default())))
             }
             Frame::Release(loan) => Ok(Some(Message::Release(loan))),
+            Frame::Counters => {
+                // None: no descriptors. The primary sees that nothing is counted.
+                if let Some(page) = received.fds.into_iter().next() {
+                    self.count_in(page)?;
+                }
+                Ok(Some(Message::Counters))
+            }
             _ => Err(unexpected("no word of the primary's")),
         }
     }
@@ -121,13 +140,18 @@ impl Intake {
     /// The socket that came with a listen; `None` when there were no descriptors for all of it.
     fn lent(&mut self, fds: Vec<OwnedFd>) -> Option<OwnedFd> {
         let [socket, counters] = <[OwnedFd; 2]>::try_from(fds).ok()?;
-        if matches!(self.counters, Counters::None) {
-            self.counters = Counters::Mapped(Arc::new(Page::map(counters).ok()?));
-        }
+        self.count_in(counters).ok()?;
         Some(socket)
     }
 
-    /// Where to count the connections that are accepted, for each slot; once, after the first socket has come.
+    fn count_in(&mut self, page: OwnedFd) -> io::Result<()> {
+        if matches!(self.counters, Counters::None) {
+            self.counters = Counters::Mapped(Arc::new(Page::map(page)?));
+        }
+        Ok(())
+    }
+
+    /// Where to count; once, after the first socket or the page alone has come.
     pub fn take_counters(&mut self) -> Option<Arc<Page>> {
         match std::mem::replace(&mut self.counters, Counters::Taken) {
             Counters::Mapped(page) => Some(page),
@@ -201,7 +225,7 @@ mod tests {
 
     fn arrived(intake: &mut Intake) -> Vec<Arrived> {
         match intake.receive().unwrap().unwrap() {
-            Message::Connections(arrived) => arrived,
+            Message::Connections(Delivery { connections, .. }) => connections,
             other => panic!("{other:?}"),
         }
     }
@@ -209,7 +233,7 @@ mod tests {
     /// Sends descriptors of which the test needs only one end, `fds` of the `count` that it says.
     fn deliver(near: &OwnedFd, first: u64, count: u16, fds: usize) {
         let (a, _b) = socket::pair().unwrap();
-        let frame = Frame::Deliver { first, count, sources: false, sent: Stamp::now() };
+        let frame = Frame::Deliver { first, count, sources: false, sent: Stamp::now(), slot: 0 };
         descriptors::send(near.as_fd(), &frame.encode(), &vec![a.as_fd(); fds]).unwrap();
     }
 
@@ -232,7 +256,7 @@ mod tests {
         let (near, mut intake) = channel();
         let (a, _b) = socket::pair().unwrap();
         let sources = [None, Some(SocketAddr::from(([192, 0, 2, 1], 80)))];
-        passing::deliver(near.as_fd(), 0, &[a.as_fd(); 2], &sources).unwrap();
+        passing::deliver(near.as_fd(), 5, 0, &[a.as_fd(); 2], &sources).unwrap();
         let arrived = arrived(&mut intake);
         assert_eq!(arrived.iter().map(|one| one.source).collect::<Vec<_>>(), sources);
     }
@@ -306,6 +330,23 @@ mod tests {
         assert!(matches!(release, Message::Release(l) if l == loan), "{release:?}");
         intake.released(loan).unwrap();
         assert_eq!(heard(&near), [Frame::Released(loan)]);
+    }
+
+    #[test]
+    fn is_told_to_count_again_when_the_page_did_not_arrive() {
+        let (near, mut intake) = channel();
+        passing::say(near.as_fd(), Frame::Counters).unwrap();
+        assert!(matches!(intake.receive().unwrap(), Some(Message::Counters)));
+        assert!(intake.take_counters().is_none());
+        let page = counters::page().unwrap();
+        assert_eq!(counters::open(&page), None);
+        for _ in 0..2 {
+            passing::give(near.as_fd(), Frame::Counters, &[page.as_fd()]).unwrap();
+            assert!(matches!(intake.receive().unwrap(), Some(Message::Counters)));
+        }
+        intake.take_counters().unwrap().set(counters::OPEN, 7.0);
+        assert_eq!(counters::open(&page), Some(7));
+        assert!(intake.take_counters().is_none());
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl Primary {
                 header: None,
                 trust: Trust::All,
                 proxy_protocol: false,
+                sessions: None,
             },
             look: LookLimits { time: Duration::ZERO, bytes: 0 },
             limits: Limits {

@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use sticky_listen::channel::frame::MAX_BATCH;
 use sticky_listen::channel::passing::{self, PassingReader};
 use sticky_listen::sys::socket;
-use sticky_listen::worker::intake::{Intake, Message};
+use sticky_listen::worker::intake::{Delivery, Intake, Message};
 
 use crate::Outcome;
 
@@ -28,7 +28,7 @@ pub fn start(channels: &[OwnedFd]) -> Outcome<Child> {
         .spawn()?;
     for batch in channels.chunks(usize::from(MAX_BATCH)) {
         let fds: Vec<_> = batch.iter().map(OwnedFd::as_fd).collect();
-        passing::deliver(near.as_fd(), 0, &fds, &[])?;
+        passing::deliver(near.as_fd(), 0, 0, &fds, &[])?;
     }
     Ok(child)
 }
@@ -53,7 +53,7 @@ pub fn run() -> Outcome<()> {
             let place = &mut intakes[usize::try_from(event.data())?];
             let Some(intake) = place else { continue };
             match intake.receive() {
-                Ok(Some(Message::Connections(connections))) => {
+                Ok(Some(Message::Connections(Delivery { connections, .. }))) => {
                     intake.acknowledge()?;
                     adopted.extend(connections.into_iter().map(|connection| connection.fd));
                 }

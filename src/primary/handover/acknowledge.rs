@@ -53,6 +53,13 @@ impl HandOver {
 
     /// Reads the answers of all workers that have shaken hands. (A hello is for whoever waits for it.)
     pub fn audit(&mut self, channels: &mut Channels, now: Instant) {
+        if self.follows_loads {
+            // Those that had no descriptors for it.
+            channels
+                .iter_mut()
+                .filter(|open| open.channel.greeted())
+                .for_each(OpenChannel::have_open_counted);
+        }
         self.read_answers(channels, now, |open| open.channel.greeted());
         self.next_audit = now + AUDIT_INTERVAL;
     }
@@ -100,6 +107,9 @@ impl HandOver {
                 Answer::Hello => {
                     self.queue.attach(channel, now);
                     self.effects.reports.push(Report::Opened(channel));
+                    if self.follows_loads {
+                        open.have_open_counted();
+                    }
                     Ok(())
                 }
                 Answer::Adopted { through, delay } => {

@@ -20,7 +20,7 @@ impl HandOver {
                 continue;
             };
             let batch: Vec<_> = self.queue.offered(&offer).collect();
-            match open.channel.send(offer.first, &batch) {
+            match open.channel.send(offer.slot, offer.first, &batch) {
                 Sent::Yes => {
                     let now = Instant::now();
                     open.latency.sent(now);

@@ -16,8 +16,7 @@ use mio::{Events, Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
-use crate::client::hash::ClientHash;
-use crate::client::identify::{Identifier, Look, Stage};
+use crate::client::identify::{Client, Identifier, Look, Stage};
 use crate::primary::workers::channel::Connection;
 use crate::sys::socket::Accepted;
 
@@ -46,7 +45,7 @@ pub struct LookLimits {
 #[derive(Debug)]
 pub enum Outcome {
     /// Its client is known.
-    Client(ClientHash, Connection),
+    Client(Client, Connection),
     /// The client left before it said anything.
     Gone,
     /// It lacks the PROXY header that it must begin with.
@@ -96,6 +95,11 @@ impl Identify {
             next: 0,
             resting: BTreeSet::new(),
         }
+    }
+
+    /// Whether there are clients for whom any slot will do.
+    pub fn needs_room(&self) -> bool {
+        self.rules.sessions.as_ref().is_some_and(|sessions| !sessions.fall_back_to_address)
     }
 
     /// How many wait.
@@ -272,7 +276,7 @@ impl Identify {
 
 /// What a look found.
 enum Found {
-    Client(ClientHash),
+    Client(Client),
     Gone,
     Invalid,
 }
@@ -319,6 +323,7 @@ mod tests {
             header: Some(NamingHeader::new("x-forwarded-for")),
             trust: Trust::All,
             proxy_protocol: false,
+            sessions: None,
         };
         let registry = poll.registry().try_clone().unwrap();
         (poll, Identify::new(rules, LIMITS, registry))

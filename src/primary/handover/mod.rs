@@ -22,11 +22,12 @@ use mio::Events;
 use self::accept::Turn;
 use self::identify::{Identify, Outcome};
 use self::pace::Arrivals;
-use self::queue::{DeliveryQueue, Ending, Limits, Removed};
+use self::queue::{DeliveryQueue, Ending, Limits, Load, Removed};
 use self::refuse::Refusal;
 use super::report::Report;
 use super::workers::channel::{Connection, End};
 use super::workers::channels::Channels;
+use super::workers::latency::STUCK;
 use super::workers::table::{Channel, Entry};
 use crate::channel::frame::Loan;
 use crate::client::hash::ClientHasher;
@@ -66,6 +67,8 @@ pub struct Counters {
 /// The connections that are being handed over.
 pub struct HandOver {
     hasher: ClientHasher,
+    /// Whether workers have to say how busy they are, as new clients go where there is room.
+    follows_loads: bool,
     /// Where the peer's address is not enough.
     identify: Option<Identify>,
     queue: DeliveryQueue<Connection>,
@@ -90,8 +93,9 @@ impl HandOver {
     ) -> Self {
         Self {
             hasher,
+            follows_loads: identify.as_ref().is_some_and(Identify::needs_room),
             identify,
-            queue: DeliveryQueue::new(limits),
+            queue: DeliveryQueue::new(limits, fastrand::u64(..)),
             arrivals: Arrivals::new(now),
             counters: Counters::default(),
             next_read: None,
@@ -168,7 +172,7 @@ impl HandOver {
             outcomes.extend(turn.accepted.drain(..).filter_map(|one| identify.take(one, now)));
         } else {
             outcomes.extend(turn.accepted.drain(..).map(|Accepted { fd, peer }| {
-                Outcome::Client(self.hasher.hash(peer), Connection { fd, source: None })
+                Outcome::Client(self.hasher.hash(peer).into(), Connection { fd, source: None })
             }));
         }
         self.enqueue(outcomes, channels, now);
@@ -266,25 +270,38 @@ impl HandOver {
     /// Queues what is identified.
     fn enqueue(&mut self, outcomes: Vec<Outcome>, channels: &mut Channels, now: Instant) {
         let mut read = false;
+        if self.follows_loads {
+            self.follow_loads(channels, now);
+        }
         for outcome in outcomes {
             match outcome {
                 Outcome::Client(client, connection) => {
                     let mut pushed = self.queue.push(client, connection, now);
-                    if let Err(connection) = pushed {
+                    if let Err(Removed { connection, .. }) = pushed {
                         // Those that were adopted by now do not count.
                         if !std::mem::replace(&mut read, true) {
                             self.read_owed_acks(channels, Instant::now());
                         }
                         pushed = self.queue.push(client, connection, now);
                     }
-                    if let Err(connection) = pushed {
-                        let slot = self.queue.slot_of(client);
-                        self.refuse([Removed { slot, connection }], Refusal::Overload);
+                    if let Err(removed) = pushed {
+                        self.refuse([removed], Refusal::Overload);
                     }
                 }
                 Outcome::Gone => self.counters.gone += 1,
                 Outcome::Invalid => self.counters.rejected += 1,
             }
+        }
+    }
+
+    /// Tells the queue how busy each worker is. One that does not say counts as the busiest.
+    fn follow_loads(&mut self, channels: &Channels, now: Instant) {
+        let known = channels.iter().filter_map(|(_, open)| open.connections());
+        let most = known.max().unwrap_or(0);
+        for (channel, open) in channels.iter() {
+            let connections = open.connections().unwrap_or(most);
+            let stuck = open.latency.owes_for(now).is_some_and(|owed| owed >= STUCK);
+            self.queue.set_load(channel, Load { connections, stuck });
         }
     }
 

@@ -5,6 +5,7 @@
 //! slot, is in flight once it was sent, and ends in exactly one of three ways: adopted by a worker,
 //! expired (nobody came for it in time), or returned to the caller at the end.
 
+mod placing;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,13 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use slot::{Slot, Waiting};
-pub use window::Violation;
 use window::{InFlight, Window};
+pub use window::{Load, Violation};
 
 use crate::channel::waits::WaitTimes;
-use crate::client::hash::{self, ClientHash};
+use crate::client::identify::Client;
 use crate::primary::report::{SlotStats, Totals};
 use crate::primary::workers::table::{Channel, Entry, Table};
 
@@ -44,7 +46,8 @@ pub struct Offer {
     pub first: u64,
     /// How many.
     pub count: u16,
-    slot: u32,
+    /// The slot that they are for.
+    pub slot: u32,
 }
 
 /// A connection that was taken out again before any worker took it over.
@@ -71,18 +74,20 @@ pub struct DeliveryQueue<C> {
     limits: Limits,
     table: Table,
     slots: Vec<Slot<C>>,
-    /// Connections that arrived while there was no slot at all.
+    /// Connections that have no slot: there is none at all, or any will do and none has a worker.
     unslotted: VecDeque<Waiting<C>>,
     windows: BTreeMap<Channel, Window<C>>,
     /// Slots that may have something to offer.
     ready: VecDeque<u32>,
+    /// Draws the slots for those for whom any will do.
+    random: Rng,
     totals: Totals,
     waits: WaitTimes,
 }
 
 impl<C> DeliveryQueue<C> {
-    /// A machine without slots.
-    pub fn new(limits: Limits) -> Self {
+    /// A machine without slots, whose random choices follow from `seed`.
+    pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
             limits,
             table: Table::default(),
@@ -90,25 +95,21 @@ impl<C> DeliveryQueue<C> {
             unslotted: VecDeque::new(),
             windows: BTreeMap::new(),
             ready: VecDeque::new(),
+            random: Rng::with_seed(seed),
             totals: Totals::default(),
             waits: WaitTimes::default(),
         }
     }
 
-    /// The slot of a client; `None` when there are no slots.
-    pub fn slot_of(&self, client: ClientHash) -> Option<u32> {
-        hash::slot(client, self.slot_count())
-    }
-
     /// Takes a connection in, or gives it back when too many wait for its slot.
-    pub fn push(&mut self, client: ClientHash, connection: C, now: Instant) -> Result<(), C> {
-        let slot = self.slot_of(client);
+    pub fn push(&mut self, client: Client, connection: C, now: Instant) -> Result<(), Removed<C>> {
+        let slot = self.choose_slot(client);
         let pending = match slot {
             Some(slot) => self.slots[slot as usize].pending(),
             None => self.unslotted.len(),
         };
         if pending >= self.limits.pending_per_slot {
-            return Err(connection);
+            return Err(Removed { slot, connection });
         }
         let waiting = Waiting { client, arrived: now, since: now, sent_before: false, connection };
         match slot {
@@ -137,7 +138,7 @@ impl<C> DeliveryQueue<C> {
                 let served = self.table.serving(index).is_some();
                 let empty_since = if served { Some(now) } else { self.table.empty_since(index) };
                 homeless.extend(slot.waiting.drain(..).map(|waiting| Waiting {
-                    since: empty_since.map_or(waiting.since, |empty| empty.max(waiting.since)),
+                    since: waiting.in_vain_since(empty_since),
                     ..waiting
                 }));
             }
@@ -146,11 +147,14 @@ impl<C> DeliveryQueue<C> {
         if resized {
             self.resize(entries.len());
         }
-        self.mark_all_ready();
-        // In the order of arrival, whatever slot they waited in.
-        homeless.sort_by_key(|waiting| waiting.arrived);
-        for waiting in homeless {
-            self.queue(waiting, VecDeque::push_back);
+        self.queue_all(homeless);
+        self.table_changed();
+    }
+
+    /// How busy the worker behind a channel is.
+    pub fn set_load(&mut self, channel: Channel, load: Load) {
+        if let Some(window) = self.windows.get_mut(&channel) {
+            window.load = load;
         }
     }
 
@@ -158,7 +162,7 @@ impl<C> DeliveryQueue<C> {
     pub fn attach(&mut self, channel: Channel, now: Instant) {
         self.windows.insert(channel, Window::new());
         self.table.open(channel, now);
-        self.mark_all_ready();
+        self.table_changed();
     }
 
     /// A channel has ended. Returns the connections that nobody here may touch any more.
@@ -167,7 +171,6 @@ impl<C> DeliveryQueue<C> {
             return Vec::new();
         };
         self.table.close(channel, now);
-        self.mark_all_ready();
         let mut released = Vec::new();
         // Back to the front, so last first: they came before all that wait.
         for sent in window.into_in_flight().rev() {
@@ -179,6 +182,7 @@ impl<C> DeliveryQueue<C> {
                 }
             }
         }
+        self.table_changed();
         released
     }
 
@@ -425,7 +429,8 @@ impl<C> DeliveryQueue<C> {
         }
         let count = self.table.len();
         for sent in self.windows.values_mut().flat_map(Window::iter_mut) {
-            sent.slot = hash::slot(sent.waiting.client, count).unwrap_or(0);
+            let slot = sent.waiting.client.slot(count).or(sent.slot.checked_rem(count));
+            sent.slot = slot.unwrap_or(0);
             if let Some(slot) = self.slots.get_mut(sent.slot as usize) {
                 slot.in_flight += 1;
             }
@@ -443,8 +448,9 @@ impl<C> DeliveryQueue<C> {
         slots.chain([(None, unslotted, None)]).filter(|(_, queue, _)| !queue.is_empty())
     }
 
-    /// Slots may be served now that were not.
-    fn mark_all_ready(&mut self) {
+    /// Slots may be served now that were not, or not any more.
+    fn table_changed(&mut self) {
+        self.find_room();
         for slot in 0..self.slot_count() {
             self.mark_ready(slot);
         }
@@ -483,15 +489,5 @@ impl<C> DeliveryQueue<C> {
         self.settle(sent.slot);
         let waiting = Waiting { since: now, ..sent.waiting };
         self.queue(waiting, VecDeque::push_front);
-    }
-
-    fn queue(&mut self, waiting: Waiting<C>, put: fn(&mut VecDeque<Waiting<C>>, Waiting<C>)) {
-        match self.slot_of(waiting.client) {
-            Some(slot) => {
-                put(&mut self.slots[slot as usize].waiting, waiting);
-                self.mark_ready(slot);
-            }
-            None => put(&mut self.unslotted, waiting),
-        }
     }
 }

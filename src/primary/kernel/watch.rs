@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::primary::workers::latency::STUCK;
+
 /// How often a queue is looked at while connections come.
 pub const INTERVAL: Duration = Duration::from_millis(20);
-
-/// A worker that has not accepted for so long what waits is stuck.
-const STUCK: Duration = Duration::from_millis(100);
 
 /// After so long without a connection nobody looks until there is one.
 const QUIET: Duration = Duration::from_secs(1);

@@ -102,7 +102,8 @@ mod tests {
         assert_eq!(read(&[Frame::Hello { version: 9 }]), Err(Fault::Version(9)));
         assert_eq!(read(&[Frame::Adopted { through: 0, delay: 0 }]), Err(Fault::Garbage));
         assert_eq!(read(&[HELLO, HELLO]), Err(Fault::Garbage));
-        let deliver = Frame::Deliver { first: 0, count: 1, sources: false, sent: Stamp(0) };
+        let deliver =
+            Frame::Deliver { first: 0, count: 1, sources: false, sent: Stamp(0), slot: 0 };
         assert_eq!(read(&[HELLO, deliver]), Err(Fault::Garbage));
     }
 }

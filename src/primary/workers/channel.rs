@@ -94,15 +94,15 @@ impl WorkerChannel {
         let _ = socket::shutdown(self.socket.as_fd());
     }
 
-    /// Sends a batch of connections, whose first has the number `first`.
-    pub fn send(&mut self, first: u64, connections: &[&Connection]) -> Sent {
+    /// Sends a batch of connections of a slot, whose first has the number `first`.
+    pub fn send(&mut self, slot: u32, first: u64, connections: &[&Connection]) -> Sent {
         let fds: Vec<_> = connections.iter().map(|connection| connection.as_fd()).collect();
         let sources: Vec<_> = if connections.iter().any(|connection| connection.source.is_some()) {
             connections.iter().map(|connection| connection.source.as_deref().copied()).collect()
         } else {
             Vec::new()
         };
-        let sent = passing::deliver(self.socket.as_fd(), first, &fds, &sources);
+        let sent = passing::deliver(self.socket.as_fd(), slot, first, &fds, &sources);
         self.outcome(sent)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 
@@ -19,21 +20,40 @@ pub struct OpenChannel {
     pub channel: WorkerChannel,
     /// How quick the worker is.
     pub latency: AckLatency,
-    /// Where the worker counts what it accepts itself, once it was lent a socket to accept from.
-    counters: Option<Page>,
+    /// Where the worker counts, once it was told to.
+    counters: Option<Arc<Page>>,
     watching: AbortHandle,
 }
 
 impl OpenChannel {
     /// Lends the worker the listening socket of a slot.
     pub fn lend(&mut self, loan: Loan, socket: BorrowedFd<'_>, backlog: i32) -> Sent {
-        if self.counters.is_none() {
-            self.counters = Page::new().ok();
-        }
-        // No descriptors, or no memory.
-        let Some(counters) = &self.counters else { return Sent::Exhausted };
+        let Some(counters) = self.page() else { return Sent::Exhausted };
         let frame = Frame::Listen { loan, backlog: u32::try_from(backlog).unwrap_or(0) };
         self.channel.say(frame, &[socket, counters.as_fd()])
+    }
+
+    /// Has the worker count how many connections its server has open, unless it does. A worker that has no descriptors
+    /// for that can be told again.
+    pub fn have_open_counted(&mut self) {
+        if self.connections().is_none()
+            && let Some(counters) = self.page()
+        {
+            self.channel.say(Frame::Counters, &[counters.as_fd()]);
+        }
+    }
+
+    /// How many connections the worker's server has open, if it says.
+    pub fn connections(&self) -> Option<u64> {
+        self.counters.as_ref().and_then(|page| counters::open(page))
+    }
+
+    /// `None`: no descriptors, or no memory.
+    fn page(&mut self) -> Option<Arc<Page>> {
+        if self.counters.is_none() {
+            self.counters = counters::page().ok().map(Arc::new);
+        }
+        self.counters.clone()
     }
 
     /// How many connections of a slot the worker has accepted itself.
@@ -44,7 +64,7 @@ impl OpenChannel {
 
     /// How long those that it has accepted itself had waited, by its sample.
     pub fn waits(&self) -> WaitTimes {
-        self.counters.as_ref().map_or_else(WaitTimes::default, counters::waits)
+        self.counters.as_deref().map_or_else(WaitTimes::default, counters::waits)
     }
 }
 
@@ -88,6 +108,11 @@ impl Channels {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (Channel, &OpenChannel)> {
         self.channels.iter().map(|(&channel, open)| (channel, open))
+    }
+
+    /// The same, to write on.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut OpenChannel> {
+        self.channels.values_mut()
     }
 
     /// It has ended.

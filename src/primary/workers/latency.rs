@@ -8,6 +8,9 @@ const AVERAGED: u32 = 16;
 /// A worker that was sent nothing for so long has nothing to do, as far as is known here.
 const IDLE: Duration = Duration::from_millis(1);
 
+/// A worker that has not taken for so long what waits for it is stuck.
+pub const STUCK: Duration = Duration::from_millis(100);
+
 /// What an idle worker takes, until it is known; and the most that is believed.
 const USUAL_IDLE_LATENCY: Duration = Duration::from_micros(50);
 const MAX_IDLE_LATENCY: Duration = Duration::from_micros(200);

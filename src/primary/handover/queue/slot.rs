@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::client::hash::ClientHash;
+use crate::client::identify::Client;
 use crate::primary::report::SlotStats;
 use crate::primary::workers::table::Channel;
 
 /// A connection that waits.
 #[derive(Debug)]
 pub(super) struct Waiting<C> {
-    pub client: ClientHash,
+    pub client: Client,
     /// When it came.
     pub arrived: Instant,
     /// Since when nobody could have taken it: its arrival, or a later loss of its worker.
@@ -20,9 +20,14 @@ pub(super) struct Waiting<C> {
 }
 
 impl<C> Waiting<C> {
+    /// Since when nobody could have taken it in a slot that has been empty since `empty_since`.
+    pub fn in_vain_since(&self, empty_since: Option<Instant>) -> Instant {
+        empty_since.map_or(self.since, |empty| empty.max(self.since))
+    }
+
     /// When its patience ends, in a slot that has been empty since `empty_since`.
     pub fn deadline(&self, empty_since: Option<Instant>, patience: Duration) -> Instant {
-        empty_since.map_or(self.since, |empty| empty.max(self.since)) + patience
+        self.in_vain_since(empty_since) + patience
     }
 }
 

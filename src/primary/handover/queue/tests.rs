@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::client::hash;
+use crate::client::identify::Choice;
 
 const PATIENCE: Duration = Duration::from_millis(750);
 
@@ -15,7 +17,7 @@ fn limits() -> Limits {
 
 /// A machine with one slot served by channel 1.
 fn served(now: Instant) -> DeliveryQueue<u32> {
-    let mut queue = DeliveryQueue::new(limits());
+    let mut queue = DeliveryQueue::new(limits(), 7);
     queue.attach(1, now);
     queue.set_table(&[Entry::Worker(1)], now);
     queue
@@ -23,7 +25,7 @@ fn served(now: Instant) -> DeliveryQueue<u32> {
 
 fn push_all(queue: &mut DeliveryQueue<u32>, ids: std::ops::Range<u32>, now: Instant) {
     for id in ids {
-        queue.push(id, id, now).unwrap();
+        queue.push(id.into(), id, now).unwrap();
     }
 }
 
@@ -68,12 +70,13 @@ fn guarantee_8_bounded_one_more_than_may_wait_overflows() {
     let now = Instant::now();
     let mut queue = served(now);
     push_all(&mut queue, 0..8, now);
-    assert_eq!(queue.push(8, 8, now), Err(8));
+    let overflow = Removed { slot: Some(0), connection: 8 };
+    assert_eq!(queue.push(8.into(), 8, now), Err(overflow));
     // What is in flight still waits, for its adoption.
     send_all(&mut queue);
-    assert_eq!(queue.push(8, 8, now), Err(8));
+    assert_eq!(queue.push(8.into(), 8, now), Err(overflow));
     assert!(queue.adopted(1, 0, Duration::ZERO).is_ok());
-    assert_eq!(queue.push(8, 8, now), Ok(()));
+    assert_eq!(queue.push(8.into(), 8, now), Ok(()));
 }
 
 #[test]
@@ -165,13 +168,105 @@ fn patience_begins_anew_for_those_whose_busy_worker_left_with_its_slot() {
 #[test]
 fn without_patience_an_empty_slot_refuses_at_once_and_with_endless_patience_never() {
     let now = Instant::now();
-    let mut queue = DeliveryQueue::new(Limits { patience: Some(Duration::ZERO), ..limits() });
+    let mut queue = DeliveryQueue::new(Limits { patience: Some(Duration::ZERO), ..limits() }, 7);
     push_all(&mut queue, 0..1, now);
     assert_eq!(connections(queue.expire(now)), [0]);
-    let mut queue = DeliveryQueue::new(Limits { patience: None, ..limits() });
+    let mut queue = DeliveryQueue::new(Limits { patience: None, ..limits() }, 7);
     push_all(&mut queue, 0..1, now);
     assert_eq!(queue.next_deadline(), None);
     assert!(queue.expire(now + Duration::from_secs(1 << 30)).is_empty());
+}
+
+const NEW: Client = Client { session: None, otherwise: Choice::Room };
+
+/// A machine with a slot for each of these channels, whose workers have so many connections open.
+fn busy(connections: &[u64], now: Instant) -> DeliveryQueue<u32> {
+    let mut queue = DeliveryQueue::new(limits(), 7);
+    let channels = 1..=u32::try_from(connections.len()).unwrap();
+    queue.set_table(&channels.clone().map(Entry::Worker).collect::<Vec<_>>(), now);
+    for (channel, &connections) in channels.zip(connections) {
+        queue.attach(channel, now);
+        queue.set_load(channel, Load { connections, stuck: false });
+    }
+    queue
+}
+
+/// To how many of these new clients each slot was given.
+fn spread(queue: &mut DeliveryQueue<u32>, clients: u32, now: Instant) -> Vec<usize> {
+    for id in 0..clients {
+        queue.push(NEW, id, now).unwrap();
+    }
+    queue.slots.iter().map(|slot| slot.waiting.len()).collect()
+}
+
+#[test]
+fn new_clients_go_where_there_is_room() {
+    let now = Instant::now();
+    // What waits counts as well, so that the two are level in the end.
+    assert_eq!(spread(&mut busy(&[3, 0], now), 7, now), [2, 5]);
+    let even = spread(&mut busy(&[0; 4], now), 24, now);
+    assert!(even.iter().all(|count| (5..=7).contains(count)), "{even:?}");
+    let busiest = spread(&mut busy(&[100, 0, 0, 0], now), 12, now);
+    assert_eq!(busiest[0], 0, "it is always the more loaded of two");
+}
+
+#[test]
+fn a_slot_that_is_stuck_or_empty_or_full_gets_no_new_clients() {
+    let now = Instant::now();
+    let mut queue = busy(&[0, 50, 0], now);
+    queue.set_load(1, Load { connections: 0, stuck: true });
+    queue.detach(3, Ending::ByWorker, now);
+    assert_eq!(spread(&mut queue, 8, now), [0, 8, 0]);
+    // Where none keeps up, it is the workers that there are.
+    queue.push(NEW, 8, now).unwrap();
+    assert_eq!(queue.slots[0].waiting.len(), 1);
+    let mut queue = busy(&[0, 0], now);
+    queue.block(1);
+    queue.pause(2, now);
+    assert_eq!(spread(&mut queue, 2, now), [1, 1]);
+}
+
+#[test]
+fn new_clients_whose_worker_is_lost_go_on_to_another() {
+    let now = Instant::now();
+    let mut queue = busy(&[0, 9], now);
+    let session = Client { session: Some(0), otherwise: Choice::Room };
+    queue.push(NEW, 0, now).unwrap();
+    queue.push(session, 1, now).unwrap();
+    assert_eq!(send_all(&mut queue), [(1, vec![0, 1])]);
+    queue.push(NEW, 2, now).unwrap();
+    queue.detach(1, Ending::ByWorker, now);
+    // A session waits for the successor.
+    assert_eq!(send_all(&mut queue), [(2, vec![0, 2])]);
+    queue.detach(2, Ending::ByWorker, now);
+    queue.push(NEW, 3, now).unwrap();
+    assert_eq!((queue.waiting(), queue.unslotted.len()), (4, 3));
+    queue.attach(3, now);
+    queue.set_table(&[Entry::Worker(3), Entry::Empty], now);
+    assert_eq!(send_all(&mut queue), [(3, vec![1, 0, 2, 3])]);
+}
+
+#[test]
+fn a_session_keeps_its_slot_as_long_as_there_is_one() {
+    let now = Instant::now();
+    let mut queue = busy(&[0, 0, 0], now);
+    let session = |slot, id: u32| (Client { session: Some(slot), otherwise: Choice::Hash(id) }, id);
+    let slots = |queue: &DeliveryQueue<u32>| -> Vec<Vec<u32>> {
+        let waiting = |slot: &Slot<u32>| slot.waiting.iter().map(|one| one.connection).collect();
+        queue.slots.iter().map(waiting).collect()
+    };
+    for (client, id) in [session(0, 0), session(1, 1), session(2, 2), session(9, 3)] {
+        queue.push(client, id, now).unwrap();
+    }
+    let homeless = hash::slot(3, 3).unwrap() as usize;
+    assert_eq!(slots(&queue).concat().len(), 4);
+    assert!(slots(&queue)[homeless].contains(&3));
+    queue.set_table(&[Entry::Worker(1), Entry::Worker(2), Entry::Worker(3), Entry::Empty], now);
+    assert!((0..3_u32).all(|n| slots(&queue)[n as usize].contains(&n)));
+    queue.set_table(&[Entry::Worker(1), Entry::Worker(2)], now);
+    assert!((0..2_u32).all(|n| slots(&queue)[n as usize].contains(&n)));
+    assert_eq!(slots(&queue).concat().len(), 4);
+    assert!(slots(&queue)[hash::slot(2, 2).unwrap() as usize].contains(&2));
 }
 
 #[test]
@@ -266,7 +361,8 @@ fn guarantee_4_exactly_one_owner_whichever_thread_comes_first() {
 /// One step of a random history. Numbers select among what exists.
 #[derive(Clone, Debug)]
 enum Step {
-    Push { client: u32 },
+    Push(Client),
+    Busy(prop::sample::Index, Load),
     Table(Vec<TableEntry>),
     Attach,
     Send { max: u16, outcome: Outcome },
@@ -293,6 +389,12 @@ enum Outcome {
     Exhausted,
 }
 
+fn clients() -> impl Strategy<Value = Client> {
+    let otherwise = prop_oneof![any::<u32>().prop_map(Choice::Hash), Just(Choice::Room)];
+    let session = prop_oneof![Just(None), (0..6_u32).prop_map(Some)];
+    (session, otherwise).prop_map(|(session, otherwise)| Client { session, otherwise })
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let index = || any::<prop::sample::Index>();
     let entry = prop_oneof![
@@ -307,7 +409,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Outcome::Exhausted),
     ];
     let step = prop_oneof![
-        8 => any::<u32>().prop_map(|client| Step::Push { client }),
+        8 => clients().prop_map(Step::Push),
+        2 => (index(), 0..20_u64, any::<bool>())
+            .prop_map(|(channel, connections, stuck)| Step::Busy(channel, Load { connections, stuck })),
         2 => prop::collection::vec(entry, 0..5).prop_map(Step::Table),
         2 => Just(Step::Attach),
         8 => (1..4_u16, outcome).prop_map(|(max, outcome)| Step::Send { max, outcome }),
@@ -331,6 +435,7 @@ struct World {
     refused: BTreeSet<u32>,
     /// With a worker that was given up: it may adopt them, nobody else.
     released: BTreeSet<u32>,
+    clients: BTreeMap<u32, Client>,
     pushed: u32,
     channels: Channel,
 }
@@ -349,11 +454,17 @@ impl World {
 
     fn step(&mut self, queue: &mut DeliveryQueue<u32>, step: Step, now: &mut Instant) {
         match step {
-            Step::Push { client } => {
+            Step::Push(client) => {
                 let id = self.pushed;
                 self.pushed += 1;
-                if let Err(id) = queue.push(client, id, *now) {
-                    self.settle(|world| &mut world.refused, id);
+                self.clients.insert(id, client);
+                if let Err(removed) = queue.push(client, id, *now) {
+                    self.settle(|world| &mut world.refused, removed.connection);
+                }
+            }
+            Step::Busy(index, load) => {
+                if let Some(channel) = self.pick(index) {
+                    queue.set_load(channel, load);
                 }
             }
             Step::Table(entries) => {
@@ -455,6 +566,10 @@ impl World {
         let ids: Vec<_> = queue.offered(&offer).copied().collect();
         assert_eq!(ids.len(), usize::from(offer.count));
         assert!((1..=max).contains(&offer.count));
+        for id in &ids {
+            let slot = self.clients[id].slot(queue.table().len());
+            assert!(slot.is_none_or(|slot| slot == offer.slot), "{id} is of another slot");
+        }
         match outcome {
             Outcome::Full => queue.block(offer.channel),
             Outcome::Exhausted => queue.pause(offer.channel, now + Duration::from_millis(20)),
@@ -476,6 +591,14 @@ impl World {
         if !slots.is_empty() {
             assert_eq!(slots.iter().map(|slot| slot.in_flight).sum::<usize>(), in_flight);
         }
+        let served = |slot: &SlotStats| slot.serving.is_some();
+        if slots.iter().any(served) {
+            // Those for whom any slot will do have one that is served.
+            let unserved = queue.slots.iter().zip(&slots).filter(|(_, stats)| !served(stats));
+            let mut waiting = unserved.flat_map(|(slot, _)| &slot.waiting).chain(&queue.unslotted);
+            let count = queue.table().len();
+            assert!(waiting.all(|waiting| waiting.client.slot(count).is_some()));
+        }
         for slot in slots {
             assert!(slot.serving.is_none_or(|channel| self.workers.contains_key(&channel)));
         }
@@ -489,7 +612,7 @@ proptest! {
     #[test]
     fn guarantee_4_exactly_one_owner_in_every_history(steps in steps()) {
         let mut now = Instant::now();
-        let mut queue = DeliveryQueue::new(limits());
+        let mut queue = DeliveryQueue::new(limits(), 7);
         let mut world = World::default();
         for step in steps {
             world.step(&mut queue, step, &mut now);

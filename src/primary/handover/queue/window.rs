@@ -26,6 +26,17 @@ pub(super) struct Window<C> {
     pub blocked: bool,
     /// The worker cannot receive, until then.
     pub paused_until: Option<Instant>,
+    /// How busy the worker is.
+    pub load: Load,
+}
+
+/// How busy a worker is, as far as is known beside what it was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Connections that it has open.
+    pub connections: u64,
+    /// Whether it does not keep up: nothing more than has to be is for it.
+    pub stuck: bool,
 }
 
 /// The worker spoke of what is not in flight.
@@ -40,7 +51,13 @@ impl<C> Window<C> {
             stalled: false,
             blocked: false,
             paused_until: None,
+            load: Load::default(),
         }
+    }
+
+    /// Whether the worker takes what it is sent.
+    pub fn keeps_up(&self) -> bool {
+        !self.load.stuck && !self.blocked && self.paused_until.is_none()
     }
 
     /// How many more may be sent when `limit` may be in flight.

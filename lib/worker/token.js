@@ -1,0 +1,34 @@
+'use strict'
+
+// What a worker's program uses of sessions: their tokens.
+
+const { randomBytes } = require('node:crypto')
+const { invalidArgType } = require('../errors')
+const { tokenOf } = require('./adopted')
+
+// What the ids of engine.io hold, in bytes.
+const ID_LENGTH = 15
+
+/**
+ * @param {any} from a request or a socket
+ * @returns {string | undefined}
+ */
+function token(from) {
+  const socket = from?.socket ?? from
+  if (typeof socket?.on !== 'function') {
+    throw invalidArgType('from', 'a request of http, or a socket', from)
+  }
+  return tokenOf(socket)
+}
+
+/**
+ * @param {any} request
+ * @returns {string}
+ */
+function generateId(request) {
+  const id = randomBytes(ID_LENGTH).toString('base64url')
+  const slot = token(request)
+  return slot === undefined ? id : `${id}.${slot}`
+}
+
+module.exports = { generateId, token }

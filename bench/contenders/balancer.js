@@ -9,11 +9,12 @@ const { startWorkers } = require('./workers')
 
 const {
   positionals: [name],
-  values: options,
+  values: { sessions, ...options },
 } = parseArgs({
   allowPositionals: true,
-  options: { behindProxy: { type: 'boolean' }, steering: { type: 'string' } },
+  options: { behindProxy: { type: 'boolean' }, sessions: { type: 'boolean' }, steering: { type: 'string' } },
 })
+const affinity = sessions ? { affinity: { query: 'sid', cookie: 'sticky' } } : {}
 const sticky = require(name)
 const workers = startWorkers('sticky-worker.js', [name])
-sticky.createBalancer({ activeWorkers: () => workers, ...options }).listen(PORT)
+sticky.createBalancer({ activeWorkers: () => workers, ...options, ...affinity }).listen(PORT)

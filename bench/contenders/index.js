@@ -11,7 +11,7 @@ const fs = require('node:fs')
  * @property {string[]} [args]
  * @property {string} sticky by what a client is known again, or 'no'
  * @property {boolean} [own] is of this repository
- * @property {boolean} [behindProxy] takes clients from the header X-Forwarded-For
+ * @property {boolean} [behindProxy] takes clients from their requests: the header X-Forwarded-For, or a cookie
  * @property {boolean} [proxies] holds two connections for each of a client
  * @property {string} [remark]
  */
@@ -87,6 +87,15 @@ const contenders = [
     sticky: 'X-Forwarded-For',
     own: true,
     behindProxy: true,
+  },
+  {
+    name: 'ours-sessions',
+    program: 'balancer.js',
+    args: ['../..', '--sessions'],
+    sticky: 'cookie',
+    own: true,
+    behindProxy: true,
+    remark: 'clients keep the cookie of the option affinity',
   },
   {
     name: 'original-behind-proxy',

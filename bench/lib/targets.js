@@ -146,6 +146,12 @@ const targets = [
     ...ratio('ours-behind-proxy', 'behind-proxy', 'connectionsPerSecond', 'original-behind-proxy'),
   },
   {
+    title: 'sessions: connections/s vs behindProxy',
+    relation: '>=',
+    must: 0.95,
+    ...ratio('ours-sessions', 'behind-proxy', 'connectionsPerSecond', 'ours-behind-proxy'),
+  },
+  {
     title: 'handover: the primary alone, connections/s on one core vs a raw accept4 + close loop',
     relation: '>=',
     must: 0.6,

@@ -175,10 +175,10 @@ const workloads = [
   },
   {
     name: 'behind-proxy',
-    title: 'One request per connection, clients named by X-Forwarded-For',
+    title: 'One request per connection, clients named by X-Forwarded-For or known by a cookie',
     main: 'connectionsPerSecond',
     better: 'more',
-    against: ['original-behind-proxy'],
+    against: ['original-behind-proxy', 'ours-behind-proxy'],
     columns: CONNECTIONS,
     behindProxy: true,
     measure: (running, { seconds }) => loaded(running, { seconds, xff: true }),

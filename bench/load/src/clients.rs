@@ -54,6 +54,11 @@ impl Stickiness {
         Self { last: vec![None; clients], moved: HashSet::new(), workers: HashSet::new() }
     }
 
+    /// A worker answered a client that was new to it, as it is to all.
+    pub fn welcome(&mut self, worker: Worker) {
+        self.workers.insert(worker);
+    }
+
     /// A worker answered a client.
     pub fn note(&mut self, client: usize, worker: Worker) {
         let last = self.last[client].replace(worker);

@@ -23,7 +23,7 @@ pub enum Stage {
 }
 
 /// What an event on a connection meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Nothing whole.
     None,

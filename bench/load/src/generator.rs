@@ -32,6 +32,8 @@ const READ: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP);
 struct Requests {
     keep: Vec<u8>,
     last: Vec<u8>,
+    /// Whether they have a cookie.
+    cookie: bool,
 }
 
 /// A place for a connection. Its number and its age make the key of its events, so that an event
@@ -72,7 +74,8 @@ impl Generator {
         } else {
             arguments.sources.clone()
         };
-        let requests = (0..arguments.clients).map(|client| requests(&arguments, client)).collect();
+        let requests = |client| requests(&arguments, client, None);
+        let requests = (0..arguments.clients).map(requests).collect();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer = arguments.rate.map(|rate| ticking(&epoll, rate)).transpose()?;
         Ok(Self {
@@ -286,8 +289,13 @@ impl Generator {
                 let now = Instant::now();
                 self.last = now;
                 self.outcome.answered(now - connection.since);
-                if let Some(worker) = response.worker {
-                    self.stickiness.note(connection.client, worker);
+                match (response.worker, response.cookie) {
+                    (Some(worker), None) => self.stickiness.note(connection.client, worker),
+                    (Some(worker), Some(cookie)) => {
+                        self.stickiness.welcome(worker);
+                        self.keep_cookie(connection.client, &cookie);
+                    }
+                    (None, _) => {}
                 }
                 if self.arguments.mode == Mode::WebSocket {
                     return Ok(false);
@@ -303,6 +311,14 @@ impl Generator {
                 connection.since = now;
                 self.ask(connection)
             }
+        }
+    }
+
+    /// A client that was given a cookie was new. From now on it is known by that, also where others of its requests, which
+    /// were under way, get it another.
+    fn keep_cookie(&mut self, client: usize, cookie: &str) {
+        if !self.requests[client].cookie {
+            self.requests[client] = requests(&self.arguments, client, Some(cookie));
         }
     }
 
@@ -336,13 +352,14 @@ fn ticking(epoll: &Epoll, rate: f64) -> io::Result<TimerFd> {
     Ok(timer)
 }
 
-fn requests(arguments: &Arguments, client: usize) -> Requests {
+fn requests(arguments: &Arguments, client: usize, cookie: Option<&str>) -> Requests {
     let xff = if arguments.forwarded {
         format!("X-Forwarded-For: {}\r\n", clients::forwarded(client))
     } else {
         String::new()
     };
-    let head = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n{xff}", arguments.path);
+    let kept = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
+    let head = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n{xff}{kept}", arguments.path);
     let last = if arguments.mode == Mode::WebSocket {
         // The example of RFC 6455; that all are alike harms nobody here.
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -353,5 +370,6 @@ fn requests(arguments: &Arguments, client: usize) -> Requests {
     Requests {
         keep: format!("{head}\r\n").into_bytes(),
         last: format!("{head}{last}\r\n").into_bytes(),
+        cookie: cookie.is_some(),
     }
 }

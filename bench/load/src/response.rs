@@ -9,7 +9,7 @@ const MAX_HEAD: usize = 8192;
 const NUMBER_LEN: usize = 16;
 
 /// What was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
     pub status: u16,
@@ -17,18 +17,20 @@ pub struct Response {
     pub worker: Option<Worker>,
     /// The server ends the connection after this response.
     pub closing: bool,
+    /// The name and value of the cookie that it sets.
+    pub cookie: Option<String>,
 }
 
 /// Not a response, or one without a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-#[derive(Clone, Copy)]
 struct Head {
     len: usize,
     status: u16,
     content_length: usize,
     closing: bool,
+    cookie: Option<String>,
 }
 
 /// Puts one response after another together.
@@ -45,13 +47,13 @@ impl ResponseReader {
     /// Takes what was read; returns the response when it is complete, and is then ready for the next.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Response>, Malformed> {
         self.received += bytes.len();
-        let keep = self.head.map_or(MAX_HEAD, |head| head.len + NUMBER_LEN);
+        let keep = self.head.as_ref().map_or(MAX_HEAD, |head| head.len + NUMBER_LEN);
         let room = keep.saturating_sub(self.kept.len()).min(bytes.len());
         self.kept.extend_from_slice(&bytes[..room]);
         if self.head.is_none() {
             self.head = parse(&self.kept)?;
         }
-        let Some(head) = self.head else { return Ok(None) };
+        let Some(head) = &self.head else { return Ok(None) };
         let whole = head.len + head.content_length;
         if self.received < whole {
             return Ok(None);
@@ -62,8 +64,13 @@ impl ResponseReader {
         let worker = number(&self.kept[head.len..]);
         self.kept.clear();
         self.received = 0;
-        self.head = None;
-        Ok(Some(Response { status: head.status, worker, closing: head.closing }))
+        let response = self.head.take();
+        Ok(response.map(|Head { status, closing, cookie, .. }| Response {
+            status,
+            worker,
+            closing,
+            cookie,
+        }))
     }
 
     /// Whether nothing of a response has arrived yet.
@@ -91,7 +98,9 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
         None => return Err(Malformed),
     };
     let closing = value("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
-    Ok(Some(Head { len, status, content_length, closing }))
+    let cookie = value("set-cookie").and_then(|cookie| cookie.split(';').next());
+    let cookie = cookie.map(str::to_owned);
+    Ok(Some(Head { len, status, content_length, closing, cookie }))
 }
 
 fn number(body: &[u8]) -> Option<Worker> {
@@ -104,17 +113,18 @@ mod tests {
     use super::*;
 
     const KEPT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n1234";
-    const LAST: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nConnection: close\r\n\r\n42\nabc";
+    const LAST: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nSet-Cookie: a=b; Path=/\r\nConnection: close\r\n\r\n42\nabc";
 
     #[test]
     fn two_responses_cut_anywhere() {
         for cut in 0..KEPT.len() {
             let mut reader = ResponseReader::default();
             assert_eq!(reader.feed(&KEPT[..cut]), Ok(None));
-            let first = Response { status: 200, worker: Some(1234), closing: false };
+            let first = Response { status: 200, worker: Some(1234), closing: false, cookie: None };
             assert_eq!(reader.feed(&KEPT[cut..]), Ok(Some(first)));
             assert!(reader.is_empty());
-            let second = Response { status: 200, worker: Some(42), closing: true };
+            let cookie = Some("a=b".to_owned());
+            let second = Response { status: 200, worker: Some(42), closing: true, cookie };
             assert_eq!(reader.feed(LAST), Ok(Some(second)));
         }
     }

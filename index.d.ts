@@ -269,6 +269,21 @@ declare namespace sticky {
     steering?: 'auto' | 'kernel' | 'handover'
 
     /**
+     * A path at which a new version of the program takes over from the running one, without a moment in which nobody listens.
+     * A balancer that listens offers itself there. One that is to listen gets the listening sockets and the secrets of
+     * whoever offers itself, and takes its place when all its own slots have workers; the other then closes. The folder must
+     * be one in which no other user may write.
+     *
+     * @default none: nobody can take over
+     * @throws {Error} `ERR_STICKY_TAKE_OVER`, by `listen`: the folder is not private or missing, this `listen` is not given a
+     * port or another one than the running balancer has, or that one does not answer (with a host, which is looked up first,
+     * it is an `'error'` event)
+     * @see docs/upgrade.md
+     * @since 4.0.0
+     */
+    takeOver?: string
+
+    /**
      * Which servers of the workers take the connections: those that listen under the same name.
      *
      * @default 'default'
@@ -367,7 +382,8 @@ declare namespace sticky {
     /** The slot that they were for; `null` where there were no slots, or none was known. */
     slot: number | null
     /**
-     * What they were answered. 502: no worker came in time. 503: more than `maxPending` wait. `null`: this process had no file
+     * What they were answered. 502: no worker came in time. 503: more than `maxPending` wait, or they are new and the
+     * balancer drains. `null`: this process had no file
      * descriptors left, so that they were closed.
      */
     status: 502 | 503 | null
@@ -454,6 +470,17 @@ declare namespace sticky {
     readonly steering: Steering | null
     /** The counters as they are. */
     stats(): BalancerStats
+    /** Whether it refuses new clients. */
+    readonly draining: boolean
+    /**
+     * From now on new clients are refused, with a 503: those whose first request shows no session, where they would have
+     * gone where there is room (the option `affinity`). Who is known by address is served, as it may have been here before.
+     *
+     * @param draining `false`: they are taken again
+     * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: no boolean
+     * @since 4.0.0
+     */
+    drain(draining?: boolean): void
     /**
      * Which slot a client has, and which process serves it; `null` when there are no slots.
      *

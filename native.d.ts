@@ -4,7 +4,8 @@
 /** See [`Native`]. */
 export declare class Balancer {
   /**
-   * Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused" or "settled"),
+   * Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused", "superseded",
+   * "predecessor-gone" or "settled"),
    * the channel it is about, and why.
    */
   constructor(options: BalancerOptions, onReport: (arg0: string, arg1: number, arg2: string) => void)
@@ -15,10 +16,18 @@ export declare class Balancer {
    * does.
    */
   listen(fd: number, backlog: number, steer: boolean): number
+  /** Keeps the sockets of another primary until `take_over`. Returns as `listen`. */
+  standBy(inheritance: Inheritance, steer: boolean): number
+  /** Serves in the place of that primary; nothing where that is so already. */
+  takeOver(): void
+  /** Lets another primary take over that comes to this path. */
+  offer(path: string): void
   /** Takes in a copy of a connection that the caller accepted. */
   inject(fd: number): void
   /** The manager's table: for each slot 0, a channel, or `PENDING`. */
   setTable(table: Array<number>): void
+  /** Refuses new clients from now on, where they can be told apart from others, or does not any more. */
+  drain(draining: boolean): void
   /** Opens a channel to a worker. */
   openChannel(): OpenedChannel
   /**
@@ -60,6 +69,16 @@ export declare class Identifier {
 }
 
 /** See [`Native`]. */
+export declare class Inheritance {
+  /** The secrets, as `BalancerOptions.secrets`. */
+  get secrets(): Uint8Array | null
+  /** Whether the kernel steers. */
+  get steered(): boolean
+  /** A copy of a listening socket, the caller's to close. */
+  socket(): number
+}
+
+/** See [`Native`]. */
 export declare class Intake {
   /**
    * Takes over a copy of the channel `fd` and says hello to the primary. `on_counters` gets, once, what this process
@@ -83,6 +102,8 @@ export interface BalancerOptions {
   identity: Identity
   /** Whether connections begin with a PROXY header. */
   proxyProtocol: boolean
+  /** 24 bytes: the keys of clients and of tokens, for who takes over. */
+  secrets: Uint8Array
   /** Milliseconds, to look for what identifies a client. */
   headerTimeout: number
   /** Bytes, likewise. */
@@ -111,11 +132,17 @@ export interface Identity {
   sessions?: Sessions
 }
 
+/** Asks the primary that offers itself at a path; nothing if none does. */
+export declare function inherit(path: string): Inheritance | null
+
 /** Whether a word can stand in the option `trustProxy`. */
 export declare function isNetwork(word: string): boolean
 
 /** The word of `known` that is near enough to `word` to be meant, if one is: with a letter in three wrong at the most. */
 export declare function nearest(word: string, known: Array<string>): string | null
+
+/** Why nobody could offer to be taken over at a path, if so. */
+export declare function offerObstacle(path: string): string | null
 
 /** Which of them has the number of connections that this process's server has open. */
 export declare const OPEN: number
@@ -140,6 +167,8 @@ export interface Refused {
   slot?: number
   /** The status of the answer; nothing when there were no descriptors for one. */
   status?: number
+  /** Whether it was because new clients are refused. */
+  draining: boolean
   /** How many. */
   count: number
 }

@@ -206,6 +206,7 @@ test('docs/options.md has every option, with its type and the default of lib/opt
   // Which the page puts into words.
   const inWords = {
     affinity: /^`'address'`/,
+    takeOver: /^none/,
     activeWorkers: /^the workers of `node:cluster`/,
     seed: /^random/,
     trustProxy: /^everybody is trusted/,

@@ -192,6 +192,27 @@ test('guarantee 6, isolation: a worker that is stuck gets no new clients', async
   await until(async () => (await ask(port)).pid === stuck)
 })
 
+test('a balancer that drains refuses new clients and keeps its sessions', async (t) => {
+  const { primary, port } = await sessions(t, { options: QUERY })
+  const found = await tokens(port, 4)
+  await primary.call('drain')
+  for (const [pid, token] of found) assert.equal((await ask(port, { sid: token })).pid, pid)
+  for (const path of ['/', '/?sid=old']) {
+    const { status, body, headers } = await request(port, { path })
+    assert.equal(status, 503)
+    assert.match(body, /no new clients are taken here/)
+    assert.equal(headers['retry-after'], '1')
+  }
+  const { slot, status, reason } = await primary.next('refuse')
+  assert.deepEqual({ slot, status, reason }, { slot: null, status: 503, reason: 'the balancer drains' })
+  // Who shows no session, as there is nothing to be read, may have been here before.
+  const socket = await connect(port)
+  socket.end('\x16\x03\x01')
+  assert.match(await readAll(socket), /^HTTP\/1.1 400/)
+  await primary.call('drain', false)
+  await ask(port)
+})
+
 test('with fallback to the address, who shows no session has the slot of its address', async (t) => {
   const options = { affinity: { query: 'sid', fallback: 'address' } }
   const { primary, port } = await sessions(t, { options })

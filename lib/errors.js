@@ -109,7 +109,16 @@ function noBinary(platform, node, wanted, advice, cause) {
   return coded(Error, 'ERR_STICKY_NO_BINARY', message, cause === undefined ? undefined : { cause })
 }
 
+/**
+ * @param {string} path
+ * @param {string} reason
+ */
+function cannotTakeOver(path, reason) {
+  return coded(Error, 'ERR_STICKY_TAKE_OVER', `Nobody can take over by way of ${path}: ${reason}.`)
+}
+
 module.exports = {
+  cannotTakeOver,
   invalidArgType,
   invalidArgValue,
   kernelCannotSteer,

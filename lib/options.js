@@ -12,8 +12,7 @@ const native = require('../native')
 const DEFAULT_NAME = 'default'
 
 // Bytes of the keys under which clients are hashed, and tokens made.
-const KEY_LENGTH = 8
-const TOKEN_KEY_LENGTH = 16
+const SECRETS_LENGTH = 8 + 16
 
 // A timer of Node can wait no longer.
 const MAX_DELAY = 2 ** 31 - 1
@@ -27,8 +26,8 @@ const MAX_LOOK = 2 ** 16
  * @property {import('..').ActiveWorkers} [activeWorkers]
  * @property {number} retryDelay
  * @property {number} maxRetries
- * @property {Buffer} key
- * @property {Buffer} tokenKey
+ * @property {Buffer} secrets the keys of clients (8 bytes) and of tokens (16)
+ * @property {boolean} seeded whether they follow from a seed
  * @property {number} ipv6Prefix
  * @property {number} maxPending
  * @property {string} name
@@ -40,6 +39,7 @@ const MAX_LOOK = 2 ** 16
  * @property {boolean} proxyProtocol
  * @property {import('./affinity').Affinity} [affinity]
  * @property {'auto' | 'kernel' | 'handover'} steering
+ * @property {string} [takeOver]
  */
 
 /**
@@ -64,6 +64,7 @@ const BALANCER_CHECKS = {
   proxyProtocol: checkBoolean,
   affinity: checkAffinity,
   steering: (value, name) => checkOneOf(value, name, ['auto', 'kernel', 'handover']),
+  takeOver: checkText,
 }
 
 /** @type {import('./checks').Checks} */
@@ -87,7 +88,7 @@ function balancerOptions(first, second) {
   if (positional && given.activeWorkers !== undefined && given.activeWorkers !== first) {
     throw invalidArgValue('options.activeWorkers', given.activeWorkers, 'was also given as the first argument')
   }
-  const { seed = randomBytes(KEY_LENGTH + TOKEN_KEY_LENGTH), ...rest } = given
+  const { seed, ...rest } = given
   return {
     retryDelay: 150,
     maxRetries: 5,
@@ -103,8 +104,8 @@ function balancerOptions(first, second) {
     steering: 'auto',
     ...(positional ? { activeWorkers: positional } : {}),
     ...rest,
-    key: seed.subarray(0, KEY_LENGTH),
-    tokenKey: seed.subarray(KEY_LENGTH, KEY_LENGTH + TOKEN_KEY_LENGTH),
+    secrets: seed ?? randomBytes(SECRETS_LENGTH),
+    seeded: seed !== undefined,
   }
 }
 
@@ -156,7 +157,7 @@ function checkSeed(value, name) {
     throw invalidArgType(name, 'of type string or an instance of Uint8Array', value)
   }
   if (value.length === 0) throw invalidArgValue(name, value, 'must not be empty')
-  return createHash('sha256').update(value).digest()
+  return createHash('sha256').update(value).digest().subarray(0, SECRETS_LENGTH)
 }
 
 /**

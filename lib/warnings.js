@@ -139,6 +139,17 @@ function oneAddress(address, slots) {
   )
 }
 
+/**
+ * @param {string} path
+ * @param {string} reason
+ */
+function notOffered(path, reason) {
+  warn(
+    'STICKY_NOT_OFFERED',
+    `No other primary process can take over from this one: listening at ${path} failed: ${reason}.`,
+  )
+}
+
 /** @param {string} name */
 function sessionsHidden(name) {
   warn(
@@ -162,6 +173,7 @@ module.exports = {
   noBalancer,
   noWorkers,
   notListening,
+  notOffered,
   oneAddress,
   otherVersion,
   outOfDescriptors,

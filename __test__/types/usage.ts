@@ -37,7 +37,9 @@ createBalancer()
   .on('error', (error) => console.log(error.message))
 const client: { slot: number; pid: number | null } | null = createBalancer().slotOf('192.0.2.1')
 
-createBalancer({ affinity: 'address' })
+createBalancer({ affinity: 'address', takeOver: '/run/app/balancer.sock' })
+const drains: boolean = createBalancer().draining
+createBalancer().drain(false)
 createBalancer({ affinity: { query: 'sid', fallback: 'address' } })
 createBalancer({ affinity: { cookie: { name: 'sticky', sameSite: 'none', maxAge: 60 } } })
 const request = new http.IncomingMessage(new net.Socket())
@@ -67,4 +69,4 @@ createBalancer({ retryDelay: '150' })
 // @ts-expect-error a server
 listen({})
 
-export { balancer, client, id, listens, milliseconds, pid, token }
+export { balancer, client, drains, id, listens, milliseconds, pid, token }

@@ -4,12 +4,12 @@
 // workers by native code. No connection is ever seen here.
 
 const net = require('node:net')
-const { invalidArgType, invalidArgValue, kernelCannotSteer } = require('../errors')
+const { cannotTakeOver, invalidArgType, invalidArgValue, kernelCannotSteer } = require('../errors')
 const { balancerOptions } = require('../options')
 const { ClusterSlots } = require('./cluster-slots')
 const { takeOver } = require('./listening-handle')
 const { Session } = require('./session')
-const { PATH, obstacleIn, obstacleTo } = require('./steering')
+const { PATH, obstacleIn, obstacleTo, obstacleToTakeOver } = require('./steering')
 const native = require('../../native')
 
 /** @typedef {InstanceType<typeof Session>} BalancerSession */
@@ -42,6 +42,9 @@ class Balancer extends net.Server {
   #obstacle
   /** @type {string | undefined} the same of the latest listen() */
   #obstacleHere
+  #draining = false
+  /** @type {import('../../native').Inheritance | undefined} of the primary that the next session takes over from */
+  #inheritance
 
   /**
    * @param {unknown} [activeWorkers]
@@ -55,10 +58,13 @@ class Balancer extends net.Server {
     if (checked.steering === 'kernel' && this.#obstacle) throw kernelCannotSteer(this.#obstacle)
     const table = checked.activeWorkers ?? clusterTable(checked.name)
     const begin = () => {
-      const session = new Session(this, checked, table, this.#obstacleHere, () => {
+      const inheritance = this.#inheritance
+      this.#inheritance = undefined
+      const session = new Session(this, checked, table, this.#obstacleHere, inheritance, () => {
         this.#sessions.delete(session)
         this.#past = sum(this.#past, session.stats())
       })
+      session.drain(this.#draining)
       this.#session = session
       this.#sessions.add(session)
       return session
@@ -88,21 +94,44 @@ class Balancer extends net.Server {
    */
   _listen2(address, port, addressType, backlog, fd, flags) {
     const { _handle: handle } = /** @type {any} */ (this)
-    this.#obstacleHere = this.#obstacle ?? obstacleTo(handle, addressType, fd, flags)
-    if (this.#options.steering === 'kernel' && this.#obstacleHere) {
+    const { takeOver, steering } = this.#options
+    const listen2 = (/** @type {unknown[]} */ ...args) =>
+      /** @type {any} */ (net.Server.prototype)._listen2.apply(this, args)
+    try {
+      if (takeOver !== undefined) this.#inheritance = inherit(takeOver, obstacleToTakeOver(handle, addressType, fd))
+      this.#obstacleHere = this.#obstacle ?? obstacleTo(handle, addressType, fd, flags)
+      if (this.#inheritance?.steered === false) this.#obstacleHere ??= 'the socket that was taken over is a single one'
+      if (steering === 'kernel' && this.#obstacleHere) throw kernelCannotSteer(this.#obstacleHere)
+      if (!this.#inheritance) return listen2(address, port, addressType, backlog, fd, flags)
+      // To Node it is a socket that was given.
+      listen2(null, null, null, backlog, this.#inheritance.socket())
+      const inherited = /** @type {net.AddressInfo} */ (this.address()).port
+      if (!port || inherited === port) return
+      this.close()
+      throw cannotTakeOver(`${takeOver}`, `who offers it listens on port ${inherited}, and this listen() says ${port}`)
+    } catch (error) {
       Object.assign(this, { _handle: null })
-      const error = kernelCannotSteer(this.#obstacleHere)
       // A host is looked up first, and then nobody is there to catch it.
       if (typeof address !== 'string' || addressType === PATH) throw error
       process.nextTick(() => this.emit('error', error))
-      return
     }
-    return /** @type {any} */ (net.Server.prototype)._listen2.call(this, address, port, addressType, backlog, fd, flags)
   }
 
   /** @returns {import('../..').Steering | null} */
   get steering() {
     return this.listening ? (this.#session?.steering() ?? null) : null
+  }
+
+  /** Whether new clients are refused. */
+  get draining() {
+    return this.#draining
+  }
+
+  /** @param {unknown} [draining] */
+  drain(draining = true) {
+    if (typeof draining !== 'boolean') throw invalidArgType('draining', 'of type boolean', draining)
+    this.#draining = draining
+    this.#session?.drain(draining)
   }
 
   /** @returns {import('../..').BalancerStats} */
@@ -132,6 +161,20 @@ class Balancer extends net.Server {
     }
     // The zone of a link-local address is this host's word for it, not the client's.
     return this.#session?.slotOf(net.isIP(client) ? client.replace(/%.*/, '') : client) ?? null
+  }
+}
+
+/**
+ * What the primary leaves that offers itself at a path, if one does.
+ * @param {string} path
+ * @param {string | undefined} obstacle
+ */
+function inherit(path, obstacle = native.offerObstacle(path) ?? undefined) {
+  if (obstacle) throw cannotTakeOver(path, obstacle)
+  try {
+    return native.inherit(path) ?? undefined
+  } catch (error) {
+    throw cannotTakeOver(path, `who offers it does not answer as it should: ${/** @type {Error} */ (error).message}`)
   }
 }
 

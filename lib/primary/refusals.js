@@ -23,7 +23,8 @@ class Refusals {
   #quiet = new Map()
 
   /**
-   * @param {() => { slot?: number, status?: number, count: number }[]} take returns what was refused since the last time
+   * @param {() => { slot?: number, status?: number, draining: boolean, count: number }[]} take returns what was refused since
+   *   the last time
    * @param {(slot: number | null, status: RefuseEvent['status']) => string} reason says why
    * @param {(event: RefuseEvent) => void} tell
    */
@@ -58,11 +59,12 @@ class Refusals {
     if (!this.#more) return
     this.#more = false
     this.#batch = setTimeout(() => this.#flush(), BATCH_INTERVAL).unref()
-    for (const { slot = null, status = null, count } of this.#take()) {
+    for (const { slot = null, status = null, draining, count } of this.#take()) {
       const event = { slot, status: /** @type {RefuseEvent['status']} */ (status), count }
-      const told = { ...event, reason: this.#reason(slot, event.status) }
+      const told = { ...event, reason: draining ? 'the balancer drains' : this.#reason(slot, event.status) }
       this.#tell(told)
-      this.#warn(told)
+      // What the program asked for is no reason to warn it.
+      if (!draining) this.#warn(told)
     }
   }
 

@@ -23,6 +23,9 @@ const { workers } = require('./workers')
 // connection waits in an empty slot, the table is read every `retryDelay` as well.
 const REFRESH_INTERVAL = 1000
 
+// Bytes of the key under which clients are hashed. What follows is that of tokens.
+const KEY_LENGTH = 8
+
 // Workers know a channel by this: the native side's numbers are each balancer's own.
 let lastChannel = 0
 
@@ -68,8 +71,11 @@ class Session {
   #pipe = false
   /** @type {string | undefined} why the kernel does not steer */
   #obstacle
+  /** @type {native.Inheritance | undefined} until it takes over */
+  #inheritance
   #tableFailed = false
   #closing = false
+  #draining = false
   #events
   #refusals
   /** @type {InstanceType<typeof Advice> | undefined} while it listens */
@@ -85,15 +91,21 @@ class Session {
    * @param {import('../options').Options} options
    * @param {import('../..').ActiveWorkers} activeWorkers
    * @param {string | undefined} obstacle why the kernel cannot steer
+   * @param {native.Inheritance | undefined} inheritance of the primary that it takes over from
    * @param {() => void} onEnd called when the counters will not change any more
    */
-  constructor(server, options, activeWorkers, obstacle, onEnd) {
+  constructor(server, options, activeWorkers, obstacle, inheritance, onEnd) {
     this.#server = server
     this.#onEnd = onEnd
     this.#options = options
     this.#activeWorkers = activeWorkers
     this.#obstacle = obstacle
-    const { key, tokenKey, ipv6Prefix, behindProxy, cipHeader, trustProxy, affinity, ...rest } = options
+    this.#inheritance = inheritance
+    const secrets = (options.seeded ? undefined : inheritance?.secrets) ?? options.secrets
+    const [key, tokenKey] = [secrets.subarray(0, KEY_LENGTH), secrets.subarray(KEY_LENGTH)].map((part) =>
+      Buffer.from(part),
+    )
+    const { ipv6Prefix, behindProxy, cipHeader, trustProxy, affinity, ...rest } = options
     const { maxRetries, retryDelay, maxHeaderSize } = rest
     const identity = { ipv6Prefix, header: behindProxy ? cipHeader : undefined, ...trustProxy }
     if (behindProxy || affinity) {
@@ -109,7 +121,12 @@ class Session {
     // Infinity times 0 is no patience, as 0 means none.
     const patience = retryDelay === 0 ? 0 : maxRetries * retryDelay
     this.#native = new native.Balancer(
-      { identity: { ...identity, key, sessions: affinity && nativeSessions(affinity, tokenKey) }, patience, ...rest },
+      {
+        ...rest,
+        identity: { ...identity, key, sessions: affinity && nativeSessions(affinity, tokenKey) },
+        secrets,
+        patience,
+      },
       (kind, channel, detail) => this.#onReport(kind, channel, detail),
     )
   }
@@ -121,8 +138,10 @@ class Session {
   listen(fd, backlog) {
     const error = this.#native.start()
     if (error || fd === undefined) return error
+    this.#native.drain(this.#draining)
     const steer = this.#obstacle === undefined
     debug(steer ? 'the kernel steers' : 'connections are handed over: %s', this.#obstacle ?? '')
+    if (this.#inheritance) return this.#native.standBy(this.#inheritance, steer)
     return this.#native.listen(fd, backlog, steer)
   }
 
@@ -132,6 +151,12 @@ class Session {
     return obstacle
       ? { mode: 'handover', reason: obstacle }
       : { mode: 'kernel', reason: 'the address of a connection is its client' }
+  }
+
+  /** @param {boolean} draining */
+  drain(draining) {
+    this.#draining = draining
+    if (!this.#last) this.#native.drain(draining)
   }
 
   /** @param {number} fd */
@@ -146,6 +171,8 @@ class Session {
     listening.add(this)
     const path = typeof this.#address === 'string' && this.#isOneClient ? this.#address : undefined
     this.#advice = new Advice(this.#options, path)
+    if (this.#inheritance) debug('waits until all slots have workers, to take over')
+    else this.#offer()
     workers().on('change', this.#onChange)
     this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
     this.#refresh()
@@ -247,12 +274,33 @@ class Session {
    */
   #tellSlots(reason) {
     const serving = this.#native.stats().slots.map(({ channel }) => channel)
+    if (this.#inheritance && serving.length > 0 && serving.every(Boolean)) this.#takeOver()
     this.#tellWorkers(serving)
     const servers = serving.map((channel) => {
       const member = this.#channels.get(channel)?.member
       return member ? { channel, member } : null
     })
     this.#events.follow(servers, reason)
+  }
+
+  /** Serves in the place of the primary before. */
+  #takeOver() {
+    if (!this.#inheritance) return
+    this.#inheritance = undefined
+    debug('takes over')
+    this.#native.takeOver()
+    this.#offer()
+  }
+
+  /** Lets another primary take over. */
+  #offer() {
+    const { takeOver } = this.#options
+    if (takeOver === undefined) return
+    try {
+      this.#native.offer(takeOver)
+    } catch (error) {
+      warnings.notOffered(takeOver, /** @type {Error} */ (error).message)
+    }
   }
 
   /**
@@ -342,6 +390,13 @@ class Session {
     } else if (kind === 'ended' && channel) {
       debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
       this.#onEnded(number, channel, detail)
+    } else if (kind === 'superseded') {
+      debug('another primary has taken over')
+      this.#tellSlots('replaced')
+      this.#server.close()
+    } else if (kind === 'predecessor-gone') {
+      debug('the primary before is gone')
+      this.#takeOver()
     } else if (kind === 'refused') {
       this.#refusals.announce()
     } else if (kind === 'settled') {

@@ -37,4 +37,15 @@ function obstacleTo(handle, addressType, fd, flags = 0) {
   if (flags & REUSE_PORT) return 'with reusePort other programs share the address'
 }
 
-module.exports = { PATH, obstacleIn, obstacleTo }
+/**
+ * Why nobody can take over what this listen() makes; `undefined` if somebody can.
+ * @param {unknown} handle given by the user
+ * @param {number} addressType
+ * @param {unknown} fd
+ */
+function obstacleToTakeOver(handle, addressType, fd) {
+  if (cluster.isWorker) return 'the primary process of a cluster listens for its workers'
+  if (handle || typeof fd === 'number' || addressType === PATH) return 'listen() has to be given a port'
+}
+
+module.exports = { PATH, obstacleIn, obstacleTo, obstacleToTakeOver }

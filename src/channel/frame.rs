@@ -4,11 +4,11 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned, 5 listen, 6 release, 7 released, 8 counters |
-//! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; else zero |
-//! | 2 | 2 | count: the version in a hello; connections in deliver and returned; else zero |
-//! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; in listen: the backlog; else zero |
-//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the number of the loan; else zero |
+//! | 0 | 1 | kind: 1 hello, 2 deliver, 3 adopted, 4 returned, 5 listen, 6 release, 7 released, 8 counters, 9 secret, 10 inherit, 11 take over |
+//! | 1 | 1 | in a deliver: 1 when a [source record](super::source) for each connection follows; in an inherit: 1 when the kernel steers; else zero |
+//! | 2 | 2 | count: the version in a hello; connections in deliver and returned; sockets in inherit; the word's number in a secret; else zero |
+//! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; in listen and inherit: the backlog; else zero |
+//! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the number of the loan; the word of a secret; in inherit how many sockets are still to come; else zero |
 //! | 16 | 4 | the slot (deliver, listen, release, released); else zero |
 //!
 //! The worker says hello once. Then the primary delivers connections, numbered from zero without
@@ -20,11 +20,15 @@
 //! accepts from it no more (released), because it was told to or of its own accord. Each loan has a number, as these words
 //! may cross. Where the primary has to know how busy a worker is that it lends nothing to, it sends the page by itself
 //! (counters).
+//!
+//! A primary that [takes over](crate::primary::takeover) from another is a worker to that one, which serves all slots. After
+//! the hello it is told the secrets (three words of 8 bytes) and given the listening sockets (inherit). When its own workers
+//! are ready it says so (take over), and from then on is delivered what still waits.
 
 use super::clock::Stamp;
 
 /// The version of these words, on which the two ends must agree. It goes with the one of `lib/messages.js`.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 /// Bytes of a frame.
 pub const FRAME_LEN: usize = 20;
@@ -90,6 +94,26 @@ pub enum Frame {
     Released(Loan),
     /// Primary to worker: count in this page.
     Counters,
+    /// Primary to successor: a word of the secrets.
+    Secret {
+        /// Which, from zero on.
+        index: u16,
+        /// The word.
+        word: u64,
+    },
+    /// Primary to successor: here are listening sockets.
+    Inherit {
+        /// Whether the kernel chooses among them, in this order.
+        steered: bool,
+        /// How many.
+        count: u16,
+        /// Their backlog.
+        backlog: u32,
+        /// How many are still to come.
+        left: u32,
+    },
+    /// Successor to primary: it serves from now on.
+    TakeOver,
 }
 
 /// Bytes that are no frame. The channel they came from is beyond repair.
@@ -118,6 +142,11 @@ impl Frame {
             Self::Release(loan) => (6, false, 0, 0, loan.number.into(), loan.slot),
             Self::Released(loan) => (7, false, 0, 0, loan.number.into(), loan.slot),
             Self::Counters => (8, false, 0, 0, 0, 0),
+            Self::Secret { index, word } => (9, false, index, 0, word, 0),
+            Self::Inherit { steered, count, backlog, left } => {
+                (10, steered, count, backlog, left.into(), 0)
+            }
+            Self::TakeOver => (11, false, 0, 0, 0, 0),
         };
         let mut bytes = [0; FRAME_LEN];
         bytes[0] = kind;
@@ -154,6 +183,12 @@ impl Frame {
             (6, 0, 0) if count == 0 => loan.map(Self::Release).map_err(|_| Malformed),
             (7, 0, 0) if count == 0 => loan.map(Self::Released).map_err(|_| Malformed),
             (8, 0, 0) if count == 0 && seq == 0 && slot == 0 => Ok(Self::Counters),
+            (9, 0, 0) if slot == 0 => Ok(Self::Secret { index: count, word: seq }),
+            (10, _, backlog) if (1..=MAX_BATCH).contains(&count) && slot == 0 => {
+                let left = u32::try_from(seq).map_err(|_| Malformed)?;
+                Ok(Self::Inherit { steered: flag == 1, count, backlog, left })
+            }
+            (11, 0, 0) if count == 0 && seq == 0 && slot == 0 => Ok(Self::TakeOver),
             _ => Err(Malformed),
         }
     }
@@ -213,6 +248,13 @@ mod tests {
             loans().prop_map(Frame::Release),
             loans().prop_map(Frame::Released),
             Just(Frame::Counters),
+            any::<(u16, u64)>().prop_map(|(index, word)| Frame::Secret { index, word }),
+            (any::<bool>(), 1..=MAX_BATCH, any::<(u32, u32)>()).prop_map(
+                |(steered, count, (backlog, left))| {
+                    Frame::Inherit { steered, count, backlog, left }
+                }
+            ),
+            Just(Frame::TakeOver),
         ]
     }
 

@@ -2,21 +2,25 @@
 //! has settled and JavaScript lets go of it, or with the environment. The callback is a weak
 //! threadsafe function: it keeps no process alive, and what is queued in it owns nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Error, FnArgs, Function, Result};
+use napi::bindgen_prelude::{Error, FnArgs, Function, Result, Uint8Array};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi_derive::napi;
 use nix::errno::Errno;
 
 use super::identity::{Identity, invalid};
+use super::takeover::Inheritance;
 use crate::channel::waits::BOUNDS;
 use crate::primary::balancer::Balancer as Native;
 use crate::primary::config::{Config, Way};
 use crate::primary::handover::identify::LookLimits;
 use crate::primary::handover::queue::Limits;
+use crate::primary::handover::refuse::Refusal;
 use crate::primary::kernel::probe;
 use crate::primary::report::{Refused as NativeRefused, Report, Stats as NativeStats};
+use crate::primary::takeover;
 use crate::primary::workers::answers::Fault;
 use crate::primary::workers::channel::End;
 use crate::primary::workers::table::Entry;
@@ -34,6 +38,8 @@ pub struct BalancerOptions {
     pub identity: Identity,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// 24 bytes: the keys of clients and of tokens, for who takes over.
+    pub secrets: Uint8Array,
     /// Milliseconds, to look for what identifies a client.
     pub header_timeout: f64,
     /// Bytes, likewise.
@@ -75,6 +81,8 @@ pub struct Refused {
     pub slot: Option<u32>,
     /// The status of the answer; nothing when there were no descriptors for one.
     pub status: Option<u16>,
+    /// Whether it was because new clients are refused.
+    pub draining: bool,
     /// How many.
     pub count: f64,
 }
@@ -128,7 +136,8 @@ pub struct Balancer {
 
 #[napi]
 impl Balancer {
-    /// Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused" or "settled"),
+    /// Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused", "superseded",
+    /// "predecessor-gone" or "settled"),
     /// the channel it is about, and why.
     #[napi(constructor)]
     pub fn new(
@@ -146,6 +155,10 @@ impl Balancer {
                 pending_per_slot: options.max_pending as usize,
                 patience: milliseconds(options.patience),
                 in_flight_per_channel: IN_FLIGHT_PER_CHANNEL,
+            },
+            secrets: {
+                let secrets = options.secrets.as_ref().try_into();
+                takeover::secrets(secrets.map_err(|_| invalid("secrets"))?)
             },
             retry_delay: milliseconds(options.retry_delay).ok_or_else(|| invalid("retryDelay"))?,
         };
@@ -179,6 +192,30 @@ impl Balancer {
         }))
     }
 
+    /// Keeps the sockets of another primary until `take_over`. Returns as `listen`.
+    #[napi]
+    pub fn stand_by(&mut self, inheritance: &mut Inheritance, steer: bool) -> i32 {
+        let way = if steer { Way::Kernel } else { Way::HandOver };
+        errno(match (&mut self.native, inheritance.native.take()) {
+            (Some(native), Some(inheritance)) => native.stand_by(inheritance, way),
+            _ => Err(Errno::EBADF.into()),
+        })
+    }
+
+    /// Serves in the place of that primary; nothing where that is so already.
+    #[napi]
+    pub fn take_over(&self) -> Result<()> {
+        self.native()?.take_over().map_err(failed)
+    }
+
+    /// Lets another primary take over that comes to this path.
+    #[napi]
+    pub fn offer(&mut self, path: String) -> Result<()> {
+        let native = self.native.as_mut();
+        let native = native.ok_or_else(|| Error::from_reason("not started"))?;
+        native.offer(Path::new(&path)).map_err(failed)
+    }
+
     /// Takes in a copy of a connection that the caller accepted.
     #[napi]
     pub fn inject(&self, fd: i32) -> Result<()> {
@@ -196,6 +233,14 @@ impl Balancer {
         });
         self.native()?.set_table(&entries.collect::<Vec<_>>());
         Ok(())
+    }
+
+    /// Refuses new clients from now on, where they can be told apart from others, or does not any more.
+    #[napi]
+    pub fn drain(&self, draining: bool) {
+        if let Some(native) = &self.native {
+            native.drain(draining);
+        }
     }
 
     /// Opens a channel to a worker.
@@ -295,7 +340,8 @@ impl From<NativeStats> for Stats {
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 connections")]
 impl From<NativeRefused> for Refused {
     fn from(NativeRefused { slot, refusal, count }: NativeRefused) -> Self {
-        Self { slot, status: refusal.status(), count: count as f64 }
+        let draining = refusal == Refusal::Draining;
+        Self { slot, status: refusal.status(), draining, count: count as f64 }
     }
 }
 
@@ -311,6 +357,8 @@ fn words(report: Report) -> FnArgs<(String, u32, String)> {
         Report::Opened(channel) => ("opened", channel, String::new()),
         Report::Ended(channel, end) => ("ended", channel, reason(end)),
         Report::Refused => ("refused", 0, String::new()),
+        Report::Superseded => ("superseded", 0, String::new()),
+        Report::PredecessorGone => ("predecessor-gone", 0, String::new()),
         Report::Settled => ("settled", 0, String::new()),
     };
     (kind.to_owned(), channel, detail).into()

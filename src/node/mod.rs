@@ -8,3 +8,4 @@ mod balancer;
 mod identity;
 mod intake;
 mod spelling;
+mod takeover;

@@ -4,11 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
 use super::config::{Config, Way};
@@ -17,11 +19,14 @@ use super::handover::accept::Turn;
 use super::handover::identify::Identify;
 use super::report::{Refused, Report, Stats};
 use super::runtime::Runtime;
-use super::workers::channel::WorkerChannel;
-use super::workers::channel_watch::ChannelWatch;
+use super::takeover::inherit::Inheritance;
+use super::takeover::offer;
+use super::workers::channel::{End, WorkerChannel};
+use super::workers::channel_watch::{ChannelWatch, Stage};
 use super::workers::table::{Channel, Entry};
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
+use crate::worker::intake::{Intake, Message};
 
 /// A balancer from `listen` to `close`. Dropping it ends everything at once.
 pub struct Balancer {
@@ -57,9 +62,39 @@ impl Balancer {
     /// Makes a bound socket listen, and takes its connections in until [`close`](Self::close).
     pub fn listen(&mut self, socket: OwnedFd, backlog: i32, way: Way) -> io::Result<()> {
         match way {
-            Way::HandOver => self.core.hand_over(&socket, backlog),
+            Way::HandOver => self.core.hand_over(socket, backlog),
             Way::Kernel => self.core.steer(socket, backlog),
         }
+    }
+
+    /// Keeps the sockets of another primary, which serves until [`take_over`](Self::take_over).
+    pub fn stand_by(&mut self, inheritance: Inheritance, way: Way) -> io::Result<()> {
+        let Inheritance { sockets, backlog, channel, .. } = inheritance;
+        let socket = {
+            let _runtime = self.runtime.handle().enter();
+            let socket = channel.as_fd().try_clone_to_owned()?;
+            readiness::register(socket, Interest::READABLE)?
+        };
+        self.core.stand_by(sockets, backlog, way);
+        let following = follow_predecessor(Arc::clone(&self.core), channel, socket);
+        self.tasks.push(self.runtime.handle().spawn(following).abort_handle());
+        Ok(())
+    }
+
+    /// Serves in the place of the other primary, if there is one.
+    pub fn take_over(&self) -> io::Result<()> {
+        self.core.take_over()
+    }
+
+    /// Lets another primary take over that comes to this path.
+    pub fn offer(&mut self, path: &Path) -> io::Result<()> {
+        let listener = {
+            let _runtime = self.runtime.handle().enter();
+            readiness::register(offer::listen(path)?, Interest::READABLE)?
+        };
+        let welcoming = welcome_successors(Arc::clone(&self.core), listener);
+        self.tasks.push(self.runtime.handle().spawn(welcoming).abort_handle());
+        Ok(())
     }
 
     /// Takes in a connection that somebody else accepted.
@@ -76,6 +111,11 @@ impl Balancer {
         self.core.set_table(table);
     }
 
+    /// Refuses new clients from now on, where they can be told apart from others, or does not any more.
+    pub fn drain(&self, draining: bool) {
+        self.core.drain(draining);
+    }
+
     /// Opens a channel; returns its number and the end to hand to the worker.
     pub fn open_channel(&self) -> io::Result<(Channel, OwnedFd)> {
         let (near, far) = socket::pair()?;
@@ -85,7 +125,7 @@ impl Balancer {
             let (socket, full) = channel.watched();
             ChannelWatch::new(socket, full)?
         };
-        let channel = self.core.add_channel(channel, |channel| {
+        let channel = self.core.add_channel(channel, false, |channel| {
             let watching = watch_channel(Arc::clone(&self.core), channel, watch);
             self.runtime.handle().spawn(watching).abort_handle()
         });
@@ -150,6 +190,71 @@ async fn keep_time(core: Arc<Core>) {
 async fn watch_channel(core: Arc<Core>, channel: Channel, watch: ChannelWatch) {
     let end = watch.run(|| core.on_readable(channel), || core.on_room(channel)).await;
     core.on_end(channel, end);
+}
+
+/// How long successors wait where there are no descriptors to let them in.
+const WELCOME_RETRY: Duration = Duration::from_millis(100);
+
+/// Lets in who comes to take over.
+async fn welcome_successors(core: Arc<Core>, listener: AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+    loop {
+        let mut ready = listener.readable().await?;
+        match offer::accept(listener.get_ref()) {
+            Ok(Some(successor)) => {
+                let channel = WorkerChannel::new(successor);
+                let (socket, _) = channel.watched();
+                // No descriptors: it finds the end of the stream, and may come again.
+                let Ok(watched) = readiness::register(socket, Interest::READABLE) else { continue };
+                core.add_channel(channel, true, |channel| {
+                    let watching = watch_successor(Arc::clone(&core), channel, watched);
+                    tokio::spawn(watching).abort_handle()
+                });
+            }
+            // Of another user.
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(_) => tokio::time::sleep(WELCOME_RETRY).await,
+        }
+    }
+}
+
+/// Hears what a successor says, whenever it does.
+async fn watch_successor(core: Arc<Core>, channel: Channel, socket: AsyncFd<Arc<OwnedFd>>) {
+    let end = loop {
+        let Ok(mut ready) = socket.readable().await else { break End::Broken };
+        ready.clear_ready();
+        if let Stage::Ended(end) = core.on_readable(channel) {
+            break end;
+        }
+    };
+    core.on_end(channel, end);
+}
+
+/// Takes over what a predecessor delivers, from when it was told to.
+async fn follow_predecessor(
+    core: Arc<Core>,
+    mut channel: Intake,
+    socket: AsyncFd<Arc<OwnedFd>>,
+) -> io::Result<()> {
+    loop {
+        let mut ready = tokio::select! {
+            () = core.taken_over() => {
+                channel.take_over()?;
+                continue;
+            }
+            ready = socket.readable() => ready?,
+        };
+        match channel.receive() {
+            Ok(Some(Message::Connections(delivery))) => {
+                channel.acknowledge()?;
+                core.take_in(delivery);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Ok(_) | Err(_) => break,
+        }
+    }
+    core.predecessor_gone();
+    Ok(())
 }
 
 /// How many connections there may be news of at once.

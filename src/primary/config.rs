@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::handover::identify::LookLimits;
 use super::handover::queue::Limits;
+use super::takeover::Secrets;
 use crate::client::identify::Identifier;
 
 /// How to balance.
@@ -14,6 +15,8 @@ pub struct Config {
     pub look: LookLimits,
     /// How much may wait, and how long.
     pub limits: Limits,
+    /// The keys, for who takes over.
+    pub secrets: Secrets,
     /// How often to ask for a table with a worker in it while connections wait for one.
     pub retry_delay: Duration,
 }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::accept_loops::{AcceptLoop, AcceptLoops, Ending};
-use super::config::Config;
+use super::config::{Config, Way};
 use super::handover::HandOver;
 use super::handover::accept::{self, Turn};
 use super::handover::identify::Identify;
@@ -24,13 +24,15 @@ use super::kernel::group::Group;
 use super::kernel::{Steering, TakenOut};
 use super::refusals::Refusals;
 use super::report::{Refused, Report, Stats};
-use super::workers::channel::{Connection, End, WorkerChannel};
+use super::workers::channel::{Connection, End, Sent, WorkerChannel};
 use super::workers::channel_watch::Stage;
 use super::workers::channels::Channels;
 use super::workers::table::{Channel, Entry};
+use crate::channel::frame::{Frame, MAX_BATCH};
 use crate::client::hash;
 use crate::client::identify::Identifier;
 use crate::sys::{readiness, socket};
+use crate::worker::intake::Delivery;
 
 /// How long closing waits for workers when patience has no end.
 const MAX_SETTLE: Duration = Duration::from_secs(5);
@@ -49,6 +51,12 @@ struct State {
     handover: HandOver,
     /// Where the kernel steers.
     steering: Option<Steering>,
+    /// Where it does not: the sockets that we accept from, and their backlog.
+    listening: (Vec<Arc<OwnedFd>>, i32),
+    /// Another primary has our sockets, and serves in our place.
+    superseded: bool,
+    /// What we have of another primary, until we serve in its place.
+    standby: Option<Standby>,
     accept_loops: AcceptLoops,
     /// Our copies of connections that workers have taken over, to be closed without the lock: that takes a while.
     taken: Vec<Connection>,
@@ -61,6 +69,13 @@ struct State {
     /// When the clock thinks that something is due.
     clock: Option<Instant>,
     closing: Option<Closing>,
+}
+
+/// The sockets of another primary, which accepts from them.
+struct Standby {
+    sockets: Vec<Arc<OwnedFd>>,
+    backlog: i32,
+    way: Way,
 }
 
 /// Since [`Core::close`].
@@ -76,6 +91,8 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Wakes the clock: something may be due earlier than it thinks.
     rescheduled: Notify,
+    /// Says that a predecessor is to be told.
+    taken_over: Notify,
     report: Box<dyn Fn(Report) + Send + Sync>,
 }
 
@@ -110,6 +127,9 @@ impl Core {
             channels: Channels::default(),
             handover: HandOver::new(hasher, config.limits, identify, now),
             steering: None,
+            listening: (Vec::new(), 0),
+            superseded: false,
+            standby: None,
             accept_loops: AcceptLoops::default(),
             taken: Vec::new(),
             refusals: Refusals::default(),
@@ -124,6 +144,7 @@ impl Core {
             runtime,
             state: Mutex::new(state),
             rescheduled: Notify::new(),
+            taken_over: Notify::new(),
             report: Box::new(report),
         }
     }
@@ -134,11 +155,62 @@ impl Core {
     }
 
     /// Makes a bound socket listen, and hands over all its connections.
-    pub(super) fn hand_over(self: &Arc<Self>, socket: &OwnedFd, backlog: i32) -> io::Result<()> {
+    pub(super) fn hand_over(self: &Arc<Self>, socket: OwnedFd, backlog: i32) -> io::Result<()> {
         socket::listen(socket.as_fd(), backlog)?;
-        let accepting = self.start_accepting(socket)?;
-        self.ask(|state, _| state.accept_loops.run(0, true, || Some(accepting)));
+        self.accept_from(vec![Arc::new(socket)], backlog)
+    }
+
+    /// Hands over all connections of these sockets.
+    fn accept_from(self: &Arc<Self>, sockets: Vec<Arc<OwnedFd>>, backlog: i32) -> io::Result<()> {
+        let loops = sockets.iter().map(|socket| self.start_accepting(socket));
+        let loops = loops.collect::<io::Result<Vec<_>>>()?;
+        self.ask(|state, _| {
+            state.listening = (sockets, backlog);
+            for (index, accepting) in loops.into_iter().enumerate() {
+                state.accept_loops.run(index, true, || Some(accepting));
+            }
+        });
         Ok(())
+    }
+
+    /// Keeps the sockets of another primary until [`take_over`](Self::take_over).
+    pub(super) fn stand_by(&self, sockets: Vec<OwnedFd>, backlog: i32, way: Way) {
+        let sockets = sockets.into_iter().map(Arc::new).collect();
+        self.lock().standby = Some(Standby { sockets, backlog, way });
+    }
+
+    /// Serves in the place of another primary. Nothing happens where that is so already.
+    pub(super) fn take_over(self: &Arc<Self>) -> io::Result<()> {
+        let standby = self.lock().standby.take();
+        let Some(Standby { sockets, backlog, way }) = standby else { return Ok(()) };
+        match way {
+            Way::HandOver => self.accept_from(sockets, backlog)?,
+            Way::Kernel => {
+                let hasher = self.config.identifier.hasher.clone();
+                let group = Group::adopt(sockets, hasher, backlog);
+                let max_pending = self.config.limits.pending_per_slot;
+                self.ask(|state, now| {
+                    state.steering = Some(Steering::new(group, max_pending, now));
+                });
+            }
+        }
+        self.taken_over.notify_one();
+        Ok(())
+    }
+
+    /// Waits until a predecessor is to be told that it is one.
+    pub(super) async fn taken_over(&self) {
+        self.taken_over.notified().await;
+    }
+
+    /// The predecessor is gone.
+    pub(super) fn predecessor_gone(&self) {
+        (self.report)(Report::PredecessorGone);
+    }
+
+    /// Takes in what a predecessor had accepted.
+    pub(super) fn take_in(self: &Arc<Self>, delivery: Delivery) {
+        self.act(|state, now| state.handover.take_in(delivery, &mut state.channels, now));
     }
 
     /// Makes a bound socket listen, and has the kernel steer its connections.
@@ -162,22 +234,33 @@ impl Core {
         self.ask(|state, now| state.handover.set_table(table, now));
     }
 
-    /// Takes in a channel that was offered to a worker, and has `watch` watch it.
+    /// Refuses new clients from now on, or does not any more.
+    pub(super) fn drain(&self, draining: bool) {
+        self.lock().handover.drain(draining);
+    }
+
+    /// Takes in a channel that was offered to a worker or a successor, and has `watch` watch it.
     pub(super) fn add_channel(
         self: &Arc<Self>,
         channel: WorkerChannel,
+        successor: bool,
         watch: impl FnOnce(Channel) -> AbortHandle,
     ) -> Channel {
         // Under the lock: it may have something to say at once.
-        self.ask(|state, _| state.channels.add(channel, watch))
+        self.ask(|state, _| state.channels.add(channel, successor, watch))
     }
 
     /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
     pub(super) fn stop_accepting(self: &Arc<Self>) -> Ending {
         self.ask(|state, now| {
             let released = state.accept_loops.close();
+            state.listening.0.clear();
+            state.standby = None;
             if let Some(steering) = &mut state.steering {
-                for socket in steering.close(&mut state.channels) {
+                let sockets = steering.close(&mut state.channels);
+                // What is queued there is another's.
+                let sockets = if state.superseded { Vec::new() } else { sockets };
+                for socket in sockets {
                     let mut accepted = accept::drain(&socket);
                     let mut turn = Turn { accepted: &mut accepted, shed: 0 };
                     state.handover.admit(&mut turn, &mut state.channels, now);
@@ -259,12 +342,17 @@ impl Core {
     /// Everything ends at once.
     pub(super) fn end(&self) -> Ending {
         let mut state = self.lock();
+        let superseded = state.superseded;
         if let Some(mut steering) = state.steering.take() {
             for socket in steering.close(&mut state.channels) {
                 // Or workers that are busy would keep the port.
-                let _ = socket::shutdown(socket.as_fd());
+                if !superseded {
+                    let _ = socket::shutdown(socket.as_fd());
+                }
             }
         }
+        state.listening.0.clear();
+        state.standby = None;
         state.channels.close();
         state.handover.end();
         state.accept_loops.close()
@@ -388,6 +476,13 @@ impl Core {
                 steering.given_back(channel, loan, &state.channels, now);
             }
         }
+        for channel in effects.successors {
+            self.bequeath(state, channel);
+        }
+        if effects.superseded {
+            state.superseded = true;
+            (self.report)(Report::Superseded);
+        }
         let mut announce = state.refusals.count(None, Refusal::NoDescriptors, effects.shed);
         for (Removed { slot, connection }, refusal) in effects.refused {
             announce |= state.refusals.count(slot, refusal, 1);
@@ -398,8 +493,45 @@ impl Core {
         }
     }
 
+    /// Gives a successor what it needs to serve in our place.
+    fn bequeath(&self, state: &mut State, channel: Channel) {
+        let Some(open) = state.channels.get_mut(channel) else { return };
+        for (index, &word) in (0..).zip(&self.config.secrets) {
+            open.channel.say(Frame::Secret { index, word }, &[]);
+        }
+        let (sockets, backlog) = match &state.steering {
+            Some(steering) => steering.listening(),
+            None => (&state.listening.0[..], state.listening.1),
+        };
+        let mut left = sockets.len();
+        for batch in sockets.chunks(usize::from(MAX_BATCH)) {
+            left -= batch.len();
+            let frame = Frame::Inherit {
+                steered: state.steering.is_some(),
+                count: u16::try_from(batch.len()).unwrap_or(MAX_BATCH),
+                backlog: u32::try_from(backlog).unwrap_or(0),
+                left: u32::try_from(left).unwrap_or(0),
+            };
+            let fds: Vec<_> = batch.iter().map(|socket| socket.as_fd()).collect();
+            // There is room for all of it; else it gives up, and may come again.
+            if open.channel.say(frame, &fds) != Sent::Yes {
+                open.channel.give_up(End::Broken);
+            }
+        }
+        if sockets.is_empty() {
+            open.channel.give_up(End::Broken);
+        }
+    }
+
     /// Brings the sockets to those who are to accept from them.
     fn follow(self: &Arc<Self>, state: &mut State, now: Instant) {
+        if state.superseded {
+            if let Some(steering) = &mut state.steering {
+                steering.recall_all(&mut state.channels);
+            }
+            drop(state.accept_loops.close());
+            return;
+        }
         let Some(steering) = &mut state.steering else { return };
         steering.follow(state.handover.queue().table(), &mut state.channels, now);
         let sockets: Vec<_> =

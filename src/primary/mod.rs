@@ -1,7 +1,7 @@
 //! The primary's side. A connection comes to its worker on one of two ways: through this process ([`handover`]), or by the
 //! [`kernel`] alone. Both follow one table of slots and [`workers`]. `core` holds what changes under one lock,
 //! [`balancer`] runs it on the thread of [`runtime`] with the loops of `accept_loops`; [`config`] is what it is told,
-//! [`report`] what it tells.
+//! [`report`] what it tells. Another primary may come in its place: [`takeover`].
 
 mod accept_loops;
 pub mod balancer;
@@ -12,4 +12,5 @@ pub mod kernel;
 mod refusals;
 pub mod report;
 pub mod runtime;
+pub mod takeover;
 pub mod workers;

@@ -16,6 +16,10 @@ pub enum Report {
     Ended(Channel, End),
     /// Connections were refused; not said again until [`Balancer::take_refusals`](super::balancer::Balancer::take_refusals).
     Refused,
+    /// Another primary has taken over.
+    Superseded,
+    /// The primary that this one was to take over from is gone.
+    PredecessorGone,
     /// After [`Balancer::close`](super::balancer::Balancer::close): nothing waits any more, all channels are closed.
     Settled,
 }

@@ -79,6 +79,11 @@ impl Intake {
         })
     }
 
+    /// The next frame as it is, for who expects something else than a worker does.
+    pub fn receive_frame(&mut self) -> io::Result<Option<Received>> {
+        self.reader.receive(self.channel.as_fd())
+    }
+
     /// What comes next. No connection may be touched before [`acknowledge`](Self::acknowledge)
     /// has succeeded: until then the primary gives it to another worker if this one dies.
     ///
@@ -160,6 +165,11 @@ impl Intake {
                 None
             }
         }
+    }
+
+    /// This is a primary, which serves all slots from now on.
+    pub fn take_over(&mut self) -> io::Result<()> {
+        self.say(Frame::TakeOver)
     }
 
     /// A socket is closed.

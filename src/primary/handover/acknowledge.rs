@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::HandOver;
 use super::deliver::EXHAUSTED_PAUSE;
+use super::queue::Violation;
 use crate::primary::report::Report;
 use crate::primary::workers::answers::{Answer, Fault};
 use crate::primary::workers::channel::End;
@@ -55,10 +56,8 @@ impl HandOver {
     pub fn audit(&mut self, channels: &mut Channels, now: Instant) {
         if self.follows_loads {
             // Those that had no descriptors for it.
-            channels
-                .iter_mut()
-                .filter(|open| open.channel.greeted())
-                .for_each(OpenChannel::have_open_counted);
+            let workers = channels.iter_mut().filter(|open| open.channel.greeted());
+            workers.filter(|open| !open.successor).for_each(OpenChannel::have_open_counted);
         }
         self.read_answers(channels, now, |open| open.channel.greeted());
         self.next_audit = now + AUDIT_INTERVAL;
@@ -107,7 +106,9 @@ impl HandOver {
                 Answer::Hello => {
                     self.queue.attach(channel, now);
                     self.effects.reports.push(Report::Opened(channel));
-                    if self.follows_loads {
+                    if open.successor {
+                        self.effects.successors.push(channel);
+                    } else if self.follows_loads {
                         open.have_open_counted();
                     }
                     Ok(())
@@ -125,6 +126,12 @@ impl HandOver {
                     open.latency.returned(self.queue.is_in_flight(channel));
                     returned
                 }
+                Answer::TakeOver if open.successor => {
+                    self.queue.supersede(channel, now);
+                    self.effects.superseded = true;
+                    Ok(())
+                }
+                Answer::TakeOver => Err(Violation),
                 Answer::Released(loan) => {
                     self.effects.released.push((channel, loan));
                     Ok(())

@@ -31,7 +31,9 @@ use super::workers::latency::STUCK;
 use super::workers::table::{Channel, Entry};
 use crate::channel::frame::Loan;
 use crate::client::hash::ClientHasher;
+use crate::client::identify::{Choice, Client};
 use crate::sys::socket::{self, Accepted};
+use crate::worker::intake::{Arrived, Delivery};
 
 /// How often those who wait are looked at, to let go of clients that have gone: so often for each of so many, as
 /// every look costs half a microsecond.
@@ -51,6 +53,10 @@ pub struct Effects {
     pub released: Vec<(Channel, Loan)>,
     /// What JavaScript is to be told.
     pub reports: Vec<Report>,
+    /// Successors that have said hello.
+    pub successors: Vec<Channel>,
+    /// Whether one of them serves from now on.
+    pub superseded: bool,
 }
 
 /// Counters.
@@ -69,6 +75,8 @@ pub struct HandOver {
     hasher: ClientHasher,
     /// Whether workers have to say how busy they are, as new clients go where there is room.
     follows_loads: bool,
+    /// Whether clients are refused that show no session, where they can show one.
+    draining: bool,
     /// Where the peer's address is not enough.
     identify: Option<Identify>,
     queue: DeliveryQueue<Connection>,
@@ -94,6 +102,7 @@ impl HandOver {
         Self {
             hasher,
             follows_loads: identify.as_ref().is_some_and(Identify::needs_room),
+            draining: false,
             identify,
             queue: DeliveryQueue::new(limits, fastrand::u64(..)),
             arrivals: Arrivals::new(now),
@@ -141,6 +150,11 @@ impl HandOver {
         self.counters.gone += 1;
     }
 
+    /// From now on refuses new clients, or does not any more.
+    pub fn drain(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
     /// Follows the manager's table of workers.
     pub fn set_table(&mut self, table: &[Entry], now: Instant) {
         self.queue.set_table(table, now);
@@ -186,6 +200,30 @@ impl HandOver {
             self.read_acks_on_time(channels, now);
         }
         pause
+    }
+
+    /// Takes in what a predecessor had accepted, each for the slot that it had there.
+    pub fn take_in(
+        &mut self,
+        Delivery { slot, connections }: Delivery,
+        channels: &mut Channels,
+        now: Instant,
+    ) {
+        self.counters.accepted += connections.len() as u64;
+        let outcomes = connections.into_iter().map(|Arrived { fd, source }| {
+            let peer = match source {
+                Some(source) => Some(source.ip()),
+                None => match socket::peer(fd.as_fd()) {
+                    Ok(peer) => peer,
+                    Err(_) => return Outcome::Gone,
+                },
+            };
+            let otherwise = Choice::Hash(self.hasher.hash(peer));
+            let client = Client { session: Some(slot), otherwise };
+            Outcome::Client(client, Connection { fd, source: source.map(Box::new) })
+        });
+        let outcomes = outcomes.collect();
+        self.enqueue(outcomes, channels, now);
     }
 
     /// Frees descriptors: our copies of what workers have taken over, and connections that were looked at
@@ -275,6 +313,9 @@ impl HandOver {
         }
         for outcome in outcomes {
             match outcome {
+                Outcome::Client(client, connection) if self.draining && self.is_new(client) => {
+                    self.refuse([Removed { slot: None, connection }], Refusal::Draining);
+                }
                 Outcome::Client(client, connection) => {
                     let mut pushed = self.queue.push(client, connection, now);
                     if let Err(Removed { connection, .. }) = pushed {
@@ -292,6 +333,11 @@ impl HandOver {
                 Outcome::Invalid => self.counters.rejected += 1,
             }
         }
+    }
+
+    /// Whether a client certainly has not been here before. (Who is known by address alone may have been.)
+    fn is_new(&self, client: Client) -> bool {
+        client.otherwise == Choice::Room && client.slot(self.queue.table().len()).is_none()
     }
 
     /// Tells the queue how busy each worker is. One that does not say counts as the busiest.

@@ -151,6 +151,12 @@ impl<C> DeliveryQueue<C> {
         self.table_changed();
     }
 
+    /// From now on this channel serves all slots, until it ends.
+    pub fn supersede(&mut self, successor: Channel, now: Instant) {
+        self.table.supersede(successor, now);
+        self.table_changed();
+    }
+
     /// How busy the worker behind a channel is.
     pub fn set_load(&mut self, channel: Channel, load: Load) {
         if let Some(window) = self.windows.get_mut(&channel) {

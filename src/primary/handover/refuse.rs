@@ -20,6 +20,8 @@ pub enum Refusal {
     NoWorker,
     /// Too many wait for its worker.
     Overload,
+    /// Its client is new, and none are taken any more.
+    Draining,
     /// This process has no descriptors left, so that it cannot even answer.
     NoDescriptors,
 }
@@ -29,7 +31,7 @@ impl Refusal {
     pub fn status(self) -> Option<u16> {
         match self {
             Self::NoWorker => Some(502),
-            Self::Overload => Some(503),
+            Self::Overload | Self::Draining => Some(503),
             Self::NoDescriptors => None,
         }
     }
@@ -45,6 +47,12 @@ impl Refusal {
                 "503 Service Unavailable",
                 "Retry-After: 1\r\n",
                 "503 Service Unavailable: too many connections wait for a worker\n",
+            ),
+            // The proxy in front has others to try.
+            Self::Draining => (
+                "503 Service Unavailable",
+                "Retry-After: 1\r\n",
+                "503 Service Unavailable: no new clients are taken here\n",
             ),
             Self::NoDescriptors => return Vec::new(),
         };

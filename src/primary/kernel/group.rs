@@ -33,6 +33,11 @@ impl Group {
         Ok(Self { hasher, backlog, sockets: vec![Arc::new(first)], slots: 1 })
     }
 
+    /// The sockets of another group, in the same order, which chooses nothing until it is resized.
+    pub fn adopt(sockets: Vec<Arc<OwnedFd>>, hasher: ClientHasher, backlog: i32) -> Self {
+        Self { hasher, backlog, sockets, slots: 0 }
+    }
+
     /// The sockets in the order of their slots. Those beyond the number of slots get no new connections.
     pub fn sockets(&self) -> &[Arc<OwnedFd>] {
         &self.sockets

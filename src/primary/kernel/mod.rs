@@ -80,7 +80,7 @@ impl Steering {
         self.resize(table.len(), now);
         let Some(group) = self.group.as_ref() else {
             // Closed; but not all workers may have been told.
-            self.slots.iter_mut().for_each(|slot| slot.recall(None, channels));
+            self.recall_all(channels);
             return;
         };
         for ((number, slot), socket) in (0..).zip(&mut self.slots).zip(group.sockets()) {
@@ -172,10 +172,18 @@ impl Steering {
 
     /// Workers are to accept no more. Returns the sockets, which the caller closes.
     pub fn close(&mut self, channels: &mut Channels) -> Vec<Arc<OwnedFd>> {
-        for slot in &mut self.slots {
-            slot.recall(None, channels);
-        }
+        self.recall_all(channels);
         self.group.take().map(|group| group.sockets().to_vec()).unwrap_or_default()
+    }
+
+    /// Workers are to accept no more. The sockets stay as they are.
+    pub fn recall_all(&mut self, channels: &mut Channels) {
+        self.slots.iter_mut().for_each(|slot| slot.recall(None, channels));
+    }
+
+    /// The sockets, in the order of their slots, and their backlog.
+    pub fn listening(&self) -> (&[Arc<OwnedFd>], i32) {
+        self.group.as_ref().map_or((&[], 0), |group| (group.sockets(), group.backlog()))
     }
 
     /// The workers that may be about to give a socket back.

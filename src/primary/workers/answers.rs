@@ -20,6 +20,8 @@ pub enum Answer {
     Returned(u64, u16),
     /// As [`Frame::Released`].
     Released(Loan),
+    /// As [`Frame::TakeOver`].
+    TakeOver,
 }
 
 /// It said what cannot be. Nothing after that means anything.
@@ -63,6 +65,7 @@ impl AnswerReader {
             }
             Frame::Returned { first, count } if self.greeted => Answer::Returned(first, count),
             Frame::Released(loan) if self.greeted => Answer::Released(loan),
+            Frame::TakeOver if self.greeted => Answer::TakeOver,
             _ => return Err(Fault::Garbage),
         };
         Ok(Some(answer))

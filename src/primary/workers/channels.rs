@@ -20,6 +20,8 @@ pub struct OpenChannel {
     pub channel: WorkerChannel,
     /// How quick the worker is.
     pub latency: AckLatency,
+    /// Whether it is no worker, but a primary that is to take over.
+    pub successor: bool,
     /// Where the worker counts, once it was told to.
     counters: Option<Arc<Page>>,
     watching: AbortHandle,
@@ -76,16 +78,17 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// Takes in a channel that was offered to a worker, and has `watch` watch it.
+    /// Takes in a channel that was offered to a worker or a successor, and has `watch` watch it.
     pub fn add(
         &mut self,
         channel: WorkerChannel,
+        successor: bool,
         watch: impl FnOnce(Channel) -> AbortHandle,
     ) -> Channel {
         self.last += 1;
         let watching = watch(self.last);
         let latency = AckLatency::default();
-        let open = OpenChannel { channel, latency, counters: None, watching };
+        let open = OpenChannel { channel, latency, successor, counters: None, watching };
         self.channels.insert(self.last, open);
         self.last
     }

@@ -34,6 +34,8 @@ struct Slot {
 pub struct Table {
     slots: Vec<Slot>,
     open: BTreeSet<Channel>,
+    /// Who serves all slots, whatever the manager says.
+    successor: Option<Channel>,
 }
 
 impl Table {
@@ -74,6 +76,12 @@ impl Table {
         self.choose(now);
     }
 
+    /// From now on this channel serves all slots, until it ends.
+    pub fn supersede(&mut self, successor: Channel, now: Instant) {
+        self.successor = Some(successor);
+        self.choose(now);
+    }
+
     /// A channel has shaken hands.
     pub fn open(&mut self, channel: Channel, now: Instant) {
         self.open.insert(channel);
@@ -83,6 +91,7 @@ impl Table {
     /// A channel has ended.
     pub fn close(&mut self, channel: Channel, now: Instant) {
         self.open.remove(&channel);
+        self.successor = self.successor.filter(|&successor| successor != channel);
         self.choose(now);
     }
 
@@ -90,10 +99,11 @@ impl Table {
         for slot in &mut self.slots {
             let before = slot.serving;
             let open = |channel: &Channel| self.open.contains(channel);
-            slot.serving = match slot.entry {
-                Entry::Empty => None,
-                Entry::Worker(channel) if open(&channel) => Some(channel),
-                Entry::Worker(_) | Entry::Pending => before.filter(open),
+            slot.serving = match (self.successor, slot.entry) {
+                (Some(successor), _) => Some(successor),
+                (None, Entry::Empty) => None,
+                (None, Entry::Worker(channel)) if open(&channel) => Some(channel),
+                (None, Entry::Worker(_) | Entry::Pending) => before.filter(open),
             };
             if slot.serving.is_none() && before.is_some() {
                 slot.empty_since = Some(now);

@@ -1,0 +1,267 @@
+'use strict'
+
+// The option `takeOver`: another primary, such as a new version of the program, takes the place of the one that listens.
+
+const assert = require('node:assert/strict')
+const { once } = require('node:events')
+const fs = require('node:fs')
+const net = require('node:net')
+const path = require('node:path')
+const { test } = require('node:test')
+const sticky = require('..')
+const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
+const { directory } = require('./support/places')
+const { signal, start } = require('./support/process')
+const { served } = require('./support/sessions')
+const { kernelSteers } = require('./support/steering')
+
+const PATIENT = { maxRetries: 400, retryDelay: 150 }
+
+/** A folder for sockets that nobody else may write in. */
+function place(t) {
+  const folder = directory(t)
+  fs.chmodSync(folder, 0o700)
+  return path.join(folder, 'balancer.sock')
+}
+
+/** A primary that takes over, and waits for the next one, at a path. */
+function version(t, takeOver, { workers = 2, options, ...rest } = {}) {
+  return start(t, 'slots-primary.js', { args: [{ workers, options: { ...PATIENT, takeOver, ...options }, ...rest }] })
+}
+
+/** The same, listening. */
+async function listening(t, takeOver, args, port) {
+  const primary = version(t, takeOver, args)
+  const address = await primary.call('listen', port)
+  return { primary, port: address.port }
+}
+
+/** The next version in the place of another, which then closes by itself. */
+async function succeed(t, takeOver, before, port, args) {
+  const { primary } = await listening(t, takeOver, args, port)
+  await before.next('closed')
+  return primary
+}
+
+/** Who answers each of the first clients. */
+async function answers(port, clients = 40) {
+  const found = []
+  await parallel(clients, 8, async (n) => {
+    const { status, body } = await request(port, { localAddress: loopback(n) })
+    assert.equal(status, 200)
+    found[n] = JSON.parse(body).pid
+  })
+  return found
+}
+
+/** Asks without an end, a connection each time, and counts. */
+function load(port, width = 8) {
+  const counts = { answered: 0, failed: [] }
+  let over = false
+  const ask = async (n) => {
+    while (!over) {
+      try {
+        const { status } = await request(port, { localAddress: loopback(n) })
+        if (status === 200) counts.answered++
+        else counts.failed.push(status)
+      } catch (error) {
+        counts.failed.push(error.code ?? error.message)
+      }
+    }
+  }
+  const asking = Array.from({ length: width }, (_, n) => ask(n))
+  return {
+    counts,
+    async end() {
+      over = true
+      await Promise.all(asking)
+      return counts
+    },
+  }
+}
+
+for (const steering of kernelSteers ? ['kernel', 'handover'] : ['handover']) {
+  test(`${steering}: under load one version follows another, with more slots and fewer, and no connection fails`, async (t) => {
+    const takeOver = place(t)
+    let { primary, port } = await listening(t, takeOver, { options: { steering } })
+    const clients = load(port)
+    for (const workers of [2, 3, 1, 4, 2]) {
+      const { answered } = clients.counts
+      primary = await succeed(t, takeOver, primary, port, { workers, options: { steering } })
+      assert.equal((await primary.call('steering')).mode, steering)
+      await until(() => clients.counts.answered > answered + 200)
+    }
+    const { failed } = await clients.end()
+    assert.deepEqual(failed, [])
+    // The last one serves alone, and stops as ever.
+    const pids = await served(primary, 2)
+    assert.ok((await answers(port)).every((pid) => pids.includes(pid)))
+    primary.call('close').catch(() => {})
+  })
+
+  test(`${steering}: clients keep their slots, and sessions theirs`, async (t) => {
+    const takeOver = place(t)
+    const options = steering === 'kernel' ? { steering } : { affinity: { query: 'sid', fallback: 'address' } }
+    const { primary, port } = await listening(t, takeOver, { workers: 4, options })
+    const before = await served(primary, 4)
+    const slots = (await answers(port)).map((pid) => before.indexOf(pid))
+    const { token } = JSON.parse((await request(port, { localAddress: loopback(0) })).body)
+    const next = await succeed(t, takeOver, primary, port, { workers: 4, options })
+    const after = await served(next, 4)
+    assert.deepEqual(
+      (await answers(port)).map((pid) => after.indexOf(pid)),
+      slots,
+    )
+    if (steering === 'handover') {
+      const { body } = await request(port, { localAddress: loopback(1), path: `/?sid=${token}` })
+      assert.equal(after.indexOf(JSON.parse(body).pid), slots[0])
+    }
+  })
+
+  test(`${steering}: what waits in a slot without a worker is served by the next version`, async (t) => {
+    const takeOver = place(t)
+    const { primary, port } = await listening(t, takeOver, { options: { steering } })
+    const pids = await served(primary, 2)
+    const slots = (await answers(port)).map((pid) => pids.indexOf(pid))
+    await primary.call('empty', 0)
+    await until(async () => (await primary.call('stats')).slots[0].pid === null)
+    const clients = [...slots.keys()].filter((n) => slots[n] === 0)
+    const waiting = clients.map((n) => request(port, { localAddress: loopback(n) }))
+    await until(async () => (await primary.call('stats')).slots[0].waiting === clients.length)
+    const next = await succeed(t, takeOver, primary, port, { options: { steering } })
+    const [successor] = await served(next, 2)
+    for (const { status, body } of await Promise.all(waiting)) {
+      assert.deepEqual([status, JSON.parse(body).pid], [200, successor])
+    }
+  })
+
+  test(`${steering}: a version that crashes while it starts, or is never ready, leaves the one before serving`, async (t) => {
+    const takeOver = place(t)
+    const { primary, port } = await listening(t, takeOver, { options: { steering } })
+    const pids = await served(primary, 2)
+    const clients = load(port, 4)
+    for (const end of ['SIGKILL', 'SIGTERM']) {
+      // It listens, and none of its workers does.
+      const crashing = version(t, takeOver, { options: { steering }, ready: false })
+      await crashing.call('listen', port)
+      signal(crashing.pid, end)
+      await crashing.exited
+      assert.ok((await answers(port)).every((pid) => pids.includes(pid)))
+    }
+    const { failed } = await clients.end()
+    assert.deepEqual(failed, [])
+    // And another one may come.
+    const next = await succeed(t, takeOver, primary, port, { options: { steering } })
+    await served(next, 2)
+    assert.ok((await answers(port)).every((pid) => !pids.includes(pid)))
+  })
+
+  test(`${steering}: a version whose predecessor is killed before it is ready takes over what it left`, async (t) => {
+    const takeOver = place(t)
+    const { primary, port } = await listening(t, takeOver, { options: { steering } })
+    await served(primary, 2)
+    const next = version(t, takeOver, { options: { steering }, ready: false })
+    await next.call('listen', port)
+    signal(primary.pid, 'SIGKILL')
+    await primary.exited
+    // The port is there all the time; who comes now waits.
+    const waiting = answers(port, 8)
+    await next.call('resize', 2)
+    const pids = await served(next, 2)
+    assert.ok((await waiting).every((pid) => pids.includes(pid)))
+  })
+}
+
+test('the steering can change from one version to the next', { skip: !kernelSteers }, async (t) => {
+  const takeOver = place(t)
+  const modes = [
+    [{}, 'kernel'],
+    [{ steering: 'handover' }, 'handover'],
+    // A single socket, which the kernel was never told to choose among.
+    [{}, 'handover'],
+  ]
+  let primary
+  let port
+  for (const [options, mode] of modes) {
+    if (primary) primary = await succeed(t, takeOver, primary, port, { workers: 3, options })
+    else ({ primary, port } = await listening(t, takeOver, { workers: 3, options }))
+    assert.equal((await primary.call('steering')).mode, mode)
+    const pids = await served(primary, 3)
+    assert.deepEqual(new Set(await answers(port)), new Set(pids))
+  }
+  assert.match((await primary.call('steering')).reason, /taken over is a single one/)
+  await assert.rejects(listening(t, takeOver, { options: { steering: 'kernel' } }, port), {
+    code: 'ERR_STICKY_STEERING',
+  })
+})
+
+test('clients who have not said who they are yet are passed on when they do', async (t) => {
+  const takeOver = place(t)
+  const options = { proxyProtocol: true, behindProxy: true }
+  const { primary, port } = await listening(t, takeOver, { options })
+  await served(primary, 2)
+  const sockets = []
+  for (const head of ['', 'PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n', 'PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HT']) {
+    const socket = await connect(port)
+    t.after(() => socket.destroy())
+    socket.write(head)
+    sockets.push({ socket, head })
+  }
+  await until(async () => (await primary.call('stats')).identifying === 3)
+  const { primary: next } = await listening(t, takeOver, { options }, port)
+  const pids = await served(next, 2)
+  await until(async () => (await next.call('stats')).uptime > 0)
+  for (const { socket, head } of sockets) {
+    const whole = 'PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.0\r\n\r\n'
+    socket.write(whole.slice(head.length))
+    const { pid } = JSON.parse((await readAll(socket)).split('\r\n\r\n')[1])
+    assert.ok(pids.includes(pid))
+  }
+  await primary.next('closed')
+})
+
+test('a worker of the version before that is stuck keeps nobody from the next one', async (t) => {
+  const takeOver = place(t)
+  const { primary, port } = await listening(t, takeOver, {})
+  const old = await served(primary, 2)
+  signal(old[0], 'SIGSTOP')
+  t.after(() => signal(old[0], 'SIGKILL'))
+  const { primary: next } = await listening(t, takeOver, {}, port)
+  const pids = await served(next, 2)
+  // Those that the stuck one was given before are its own.
+  await until(async () => (await answers(port, 8)).every((pid) => pids.includes(pid)))
+  assert.ok((await answers(port)).every((pid) => pids.includes(pid)))
+})
+
+test('what cannot be taken over is an error that says why', async (t) => {
+  const takeOver = place(t)
+  const code = 'ERR_STICKY_TAKE_OVER'
+  const none = () => []
+  const { primary, port } = await listening(t, takeOver, {})
+  const balancer = sticky.createBalancer(none, { takeOver })
+  for (const [listenArgs, message] of [
+    [[path.join(path.dirname(takeOver), 'other')], /has to be given a port/],
+    [[{ fd: 0 }], /has to be given a port/],
+    [[port + 1], new RegExp(`listens on port ${port}, and this listen\\(\\) says ${port + 1}`)],
+  ]) {
+    assert.throws(() => balancer.listen(...listenArgs), { code, message })
+    assert.equal(balancer.listening, false)
+  }
+  balancer.listen(port + 1, '127.0.0.1')
+  const [error] = await once(balancer, 'error')
+  assert.equal(error.code, code)
+  fs.chmodSync(path.dirname(takeOver), 0o777)
+  assert.throws(() => balancer.listen(0), { code, message: /a folder that other users may write in/ })
+  fs.chmodSync(path.dirname(takeOver), 0o700)
+  const nowhere = sticky.createBalancer(none, { takeOver: '/nowhere/socket' })
+  assert.throws(() => nowhere.listen(0), { code, message: /No such file or directory/ })
+  // Somebody else's socket.
+  fs.rmSync(takeOver)
+  const stranger = net.createServer((socket) => socket.end('hello')).listen(takeOver)
+  await once(stranger, 'listening')
+  t.after(() => stranger.close())
+  // Asked on this thread, which is to answer as well, it does not answer in time or says nonsense.
+  const asking = version(t, takeOver, {})
+  await assert.rejects(asking.call('listen'), { code, message: /does not answer as it should/ })
+  assert.equal((await primary.call('stats')).slots.length, 2)
+})

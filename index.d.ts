@@ -316,7 +316,7 @@ declare namespace sticky {
   /** The cookie that holds a token. */
   interface AffinityCookie {
     name: string
-    /** @default '/' */
+    /** Begins with a slash. @default '/' */
     path?: string
     /** @default none: the host alone that set it */
     domain?: string
@@ -331,7 +331,7 @@ declare namespace sticky {
     secure?: boolean | 'auto'
     /** @default true */
     httpOnly?: boolean
-    /** Seconds that it is kept, 0 to 34560000. @default none: until the browser ends */
+    /** Seconds that it is kept, 1 to 34560000. @default none: until the browser ends */
     maxAge?: number
   }
 

@@ -84,7 +84,7 @@ export declare class Intake {
    * Takes over a copy of the channel `fd` and says hello to the primary. `on_counters` gets, once, what this process
    * counts in for the primary, before it is to count.
    */
-  constructor(fd: number, onConnections: (arg0: Array<number> | undefined | null, arg1: Array<Source | undefined | null> | undefined | null, arg2: number) => void, onListening: (arg0: number, arg1: number, arg2: number | undefined | null, arg3: number) => void, onCounters: (arg0: Float64Array) => void)
+  constructor(fd: number, onConnections: (arg0: Array<number> | undefined | null, arg1: Array<Source | undefined | null> | undefined | null, arg2: Array<number>) => void, onListening: (arg0: number, arg1: number, arg2: number | undefined | null, arg3: number) => void, onCounters: (arg0: Float64Array) => void)
   /**
    * Takes over what the callback was called with, which none may touch before. `false`: the
    * channel has ended, and it must be closed untouched.

@@ -46,7 +46,8 @@ test('a wrong type is a TypeError that names the option and what it got', () => 
     ['affinity', true, /"options\.affinity" property must be 'address', or an object\. Received type boolean \(true\)/],
     ['affinity', null, /"options\.affinity" .*Received null/],
     ['affinity', { query: 7 }, /"options\.affinity\.query" .*string\. Received type number \(7\)/],
-    ['affinity', { cookie: 7 }, /"options\.affinity\.cookie" .*object\. Received type number \(7\)/],
+    ['affinity', { cookie: 7 }, /"options\.affinity\.cookie" .*string or object\. Received type number \(7\)/],
+    ['affinity', { cookie: null }, /"options\.affinity\.cookie" .*string or object\. Received null/],
     ['affinity', { cookie: {} }, /"options\.affinity\.cookie\.name" .*string\. Received undefined/],
     ['affinity', { cookie: { name: 'x', httpOnly: 1 } }, /"options\.affinity\.cookie\.httpOnly" .*boolean/],
     [
@@ -121,6 +122,7 @@ test('a wrong value is an error that names the option', () => {
     [{ cookie: 'a b' }, /'options\.affinity\.cookie' must be the name of a cookie\. Received 'a b'/],
     [{ cookie: { name: 'a=b' } }, /'options\.affinity\.cookie\.name' must be the name of a cookie/],
     [{ cookie: { name: 'a', path: '/; Domain=x' } }, /'options\.affinity\.cookie\.path' must be visible ASCII/],
+    [{ cookie: { name: 'a', path: 'app' } }, /'options\.affinity\.cookie\.path' must begin with a slash/],
     [{ cookie: { name: 'a', domain: 'x\r\n' } }, /'options\.affinity\.cookie\.domain' must be visible ASCII/],
     [{ cookie: { name: 'a', sameSite: 'Lax' } }, /'options\.affinity\.cookie\.sameSite' must be one of: 'lax'/],
     [{ cookie: { name: 'a', secure: 'always' } }, /'options\.affinity\.cookie\.secure' must be one of: true, false/],
@@ -130,7 +132,7 @@ test('a wrong value is an error that names the option', () => {
   }
   assert.throws(() => createBalancer(none, { affinity: { cookie: { name: 'a', maxAge: aMonth } } }), {
     code: 'ERR_OUT_OF_RANGE',
-    message: /"options\.affinity\.cookie\.maxAge".*>= 0 && <= 34560000\. Received 2678400000/,
+    message: /"options\.affinity\.cookie\.maxAge".*>= 1 && <= 34560000\. Received 2678400000/,
   })
   assert.throws(() => createBalancer(none, { name: '' }), { code, message: /'options\.name' must not be empty/ })
   assert.throws(() => createBalancer(none, { activeWorkers: () => [] }), { code, message: /'options\.activeWorkers'/ })
@@ -163,7 +165,7 @@ test('all that is documented is taken', () => {
     { affinity: { query: 'sid', cookie: 'sticky', fallback: 'address' }, behindProxy: true, proxyProtocol: true },
     {
       affinity: {
-        cookie: { name: 's', path: '/a', domain: 'x.org', sameSite: 'none', secure: true, httpOnly: false, maxAge: 0 },
+        cookie: { name: 's', path: '/a', domain: 'x.org', sameSite: 'none', secure: true, httpOnly: false, maxAge: 1 },
       },
     },
   ]) {

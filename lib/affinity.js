@@ -30,12 +30,12 @@ const MAX_AGE = 400 * 24 * 3600
 /** @type {import('./checks').Checks} */
 const COOKIE_CHECKS = {
   name: checkCookieName,
-  path: checkAttribute,
+  path: checkPath,
   domain: checkAttribute,
   sameSite: (value, name) => checkOneOf(value, name, ['lax', 'strict', 'none']),
   secure: (value, name) => checkOneOf(value, name, [true, false, 'auto']),
   httpOnly: checkBoolean,
-  maxAge: (value, name) => checkInteger(value, name, 0, MAX_AGE),
+  maxAge: (value, name) => checkInteger(value, name, 1, MAX_AGE),
 }
 
 /** @type {import('./checks').Checks} */
@@ -67,6 +67,9 @@ function checkAffinity(value, name) {
  * @returns {Cookie}
  */
 function checkCookie(value, name) {
+  if (typeof value !== 'string' && (typeof value !== 'object' || value === null)) {
+    throw invalidArgType(name, 'of type string or object', value)
+  }
   const given = typeof value === 'string' ? { name: checkCookieName(value, name) } : check(value, COOKIE_CHECKS, name)
   if (given.name === undefined) throw invalidArgType(`${name}.name`, 'of type string', given.name)
   /** @type {Cookie} */
@@ -95,6 +98,17 @@ function checkAttribute(value, name) {
   if (!/^[\x20-\x3a\x3c-\x7e]+$/.test(text)) {
     throw invalidArgValue(name, value, 'must be visible ASCII without a semicolon')
   }
+  return text
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} name
+ */
+function checkPath(value, name) {
+  const text = checkAttribute(value, name)
+  // Browsers take any other for none.
+  if (!text.startsWith('/')) throw invalidArgValue(name, value, 'must begin with a slash')
   return text
 }
 

@@ -26,6 +26,7 @@ fuzz_target!(|input: (usize, &[u8])| {
         query: Some("sid".to_owned()),
         cookie: Some("sticky".to_owned()),
         fall_back_to_address: cut % 2 == 0,
+        slots: SLOT + 1,
     };
     let rules = Identifier {
         hasher: ClientHasher::new(*b"fuzz key", Ipv6Prefix::FULL),

@@ -218,14 +218,15 @@ class Session {
 
   /** @param {string} client */
   slotOf(client) {
-    const slot = this.#last ? null : this.#native.slotOf(this.#isOneClient ? undefined : client)
+    const isOne = this.#isOneClient && !this.#options.affinity
+    const slot = this.#last ? null : this.#native.slotOf(isOne ? undefined : client)
     return slot === null ? null : { slot, pid: this.#pidOf(this.#native.stats().slots[slot]?.channel) }
   }
 
   /** Whether all clients are one, as their connections have no addresses and nobody speaks for them. */
   get #isOneClient() {
-    const { behindProxy, proxyProtocol } = this.#options
-    return this.#pipe && !behindProxy && !proxyProtocol
+    const { affinity, behindProxy, proxyProtocol } = this.#options
+    return this.#pipe && !behindProxy && !proxyProtocol && affinity?.fallback !== 'room'
   }
 
   /** @param {number} channel */

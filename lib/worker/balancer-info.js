@@ -12,11 +12,15 @@ const native = require('../../native')
  */
 
 /**
- * Whose a request is: the slot of the session that it shows, or -1; and the lines of the header that names its client.
- * @typedef {{ session: number, lines: string[] }} Client
+ * Whose a request is: the slot of the session that it shows, or -1; and the lines of the header that names its client. Neither
+ * if its head is longer than the balancer looks.
+ * @typedef {{ session: number, lines: string[], unread?: boolean }} Client
  */
 
-const NOBODY = { session: -1, lines: [] }
+/** @type {Client} */
+const UNREAD = { session: -1, lines: [], unread: true }
+
+const CLIENT = Symbol('sticky-listen client')
 
 class BalancerInfo {
   /** How many slots the balancer has; unknown at first. */
@@ -81,12 +85,26 @@ class BalancerInfo {
     return (this.sessions && this.#identifier?.token(slot)) ?? undefined
   }
 
+  /** Whether clients that show no session may come to any slot. */
+  get sendsNewClientsAnywhere() {
+    return !this.#byName
+  }
+
   /**
    * Whose a request is, as far as the balancer would look.
-   * @param {IncomingMessage} request
+   * @param {IncomingMessage & { [CLIENT]?: Client }} request
    * @returns {Client}
    */
   client(request) {
+    request[CLIENT] ??= this.#clientOf(request)
+    return request[CLIENT]
+  }
+
+  /**
+   * @param {IncomingMessage} request
+   * @returns {Client}
+   */
+  #clientOf(request) {
     const { method = '', url = '', rawHeaders } = request
     const lines = []
     // The first line, and the empty one, without their words.
@@ -97,7 +115,7 @@ class BalancerInfo {
       length += name.length + value.length + ': \r\n'.length
       if (name.length === this.#header.length && name.toLowerCase() === this.#header) lines.push(value)
     }
-    if (length > this.#maxHeaderSize) return NOBODY
+    if (length > this.#maxHeaderSize) return UNREAD
     // Before the slots are known, all that there can be.
     const slots = this.#slots || 2 ** 32 - 1
     const session = this.sessions ? this.#identifier?.session(url, request.headers.cookie, slots) : undefined
@@ -109,8 +127,9 @@ class BalancerInfo {
    * @param {string | undefined} peer
    * @param {Client} client
    */
-  serves(peer, { session, lines }) {
-    if (!this.#identifier || this.#own.length === 0) return true
+  serves(peer, { session, lines, unread }) {
+    // What the balancer does not read goes by the peer's address.
+    if (!this.#identifier || this.#own.length === 0 || (unread && this.sessions)) return true
     if (session >= 0) return this.#own.includes(session)
     if (!this.#byName) return true
     // As Node has read them.

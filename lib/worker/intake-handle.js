@@ -56,14 +56,14 @@ function open(fd, Connection) {
  * @param {Sources} sources
  * @param {any} Connection
  * @param {BalancerInfo | undefined} balancer that they are marked with
- * @param {number} slot
+ * @param {number[]} slots
  */
-function openAll(fds, sources, Connection, balancer, slot) {
+function openAll(fds, sources, Connection, balancer, slots) {
   const clients = []
   for (let n = 0; n < fds.length; n++) {
     const client = open(fds[n], Connection)
     if (!client) continue
-    mark(client, balancer, slot, sources?.[n])
+    mark(client, balancer, slots[n], sources?.[n])
     clients.push(client)
   }
   return clients
@@ -120,9 +120,9 @@ class IntakeHandle {
     let room = 0
     const intake = new native.Intake(
       channel.fd,
-      (fds, sources, slot) => {
+      (fds, sources, slots) => {
         if (fds) {
-          const clients = openAll(fds, sources, Connection, marked, slot)
+          const clients = openAll(fds, sources, Connection, marked, slots)
           for (const client of clients) addresses.look(client, balancer)
           this.#receive(intake, clients)
         } else {

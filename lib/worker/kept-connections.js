@@ -5,6 +5,9 @@
 // A connection is routed once, by the client or the session of its first request. If it is kept open, later requests come
 // to the same worker, whoever's they are: those of other clients when a proxy pools its connections, and
 // those of clients whose slot another worker has taken over. Such a connection ends with its next response.
+//
+// Where new clients may come to any slot, a connection whose request shows no session ends too: a later one may well show a
+// session of another slot, which began on another connection of the same browser.
 
 const diagnostics = require('node:diagnostics_channel')
 const http = require('node:http')
@@ -19,6 +22,9 @@ const REQUEST = 'http.server.request.start'
 // keep. For so long after the last such request, in milliseconds, it is let keep none.
 const POOLED = 60_000
 
+// So many proxies are remembered: clients that come without one must not fill the memory.
+const MAX_PROXIES = 1000
+
 const CLIENT = Symbol('sticky-listen client')
 
 class KeptConnections {
@@ -26,7 +32,8 @@ class KeptConnections {
   #handle
   #watched = false
   #leaving = false
-  #pooledUntil = 0
+  /** @type {Map<string, number>} until when a proxy is let keep none, by its address */
+  #pooledUntil = new Map()
 
   /**
    * @param {any} server a `net.Server`
@@ -70,7 +77,10 @@ class KeptConnections {
     // The balancer sees no request within TLS, and one connection of HTTP/2 is many clients' by design.
     if (!balancer.identifies || !(this.#server instanceof http.Server)) return true
     const now = performance.now()
-    return !this.#isMisrouted(request, balancer, now) && now >= this.#pooledUntil
+    if (this.#isMisrouted(request, balancer, now)) return false
+    if (now < (this.#pooledUntil.get(request.socket.remoteAddress ?? '') ?? 0)) return false
+    const { session, unread } = balancer.client(request)
+    return session >= 0 || unread === true || !balancer.sendsNewClientsAnywhere
   }
 
   /**
@@ -86,11 +96,22 @@ class KeptConnections {
     if (before?.client === client && before.epoch === balancer.epoch) return before.misrouted
     const misrouted = !balancer.serves(socket.remoteAddress, whose)
     socket[CLIENT] = { client, epoch: balancer.epoch, misrouted }
-    if (misrouted && before && before.client !== client) {
-      if (now >= this.#pooledUntil) debug('a proxy sends requests of different clients on one connection')
-      this.#pooledUntil = now + POOLED
-    }
+    if (misrouted && before && before.client !== client) this.#notePool(socket.remoteAddress ?? '', now)
     return misrouted
+  }
+
+  /**
+   * @param {string} proxy
+   * @param {number} now
+   */
+  #notePool(proxy, now) {
+    if (now >= (this.#pooledUntil.get(proxy) ?? 0))
+      debug('%s sends requests of different clients on one connection', proxy)
+    // The one that was seen last is the last to be forgotten.
+    this.#pooledUntil.delete(proxy)
+    this.#pooledUntil.set(proxy, now + POOLED)
+    const [oldest] = this.#pooledUntil.keys()
+    if (this.#pooledUntil.size > MAX_PROXIES) this.#pooledUntil.delete(oldest)
   }
 }
 

@@ -27,6 +27,9 @@ const NO_BALANCER_AFTER = 10_000
 /** @type {Map<number, Listener>} the servers of this process that listen */
 const listeners = new Map()
 
+/** The names of those of which was said that they hide their sessions. */
+const warned = new Set()
+
 let lastNumber = 0
 
 class Listener {
@@ -80,11 +83,17 @@ class Listener {
       this.#balancers.set(channel, balancer)
       if (balancer.identifies) this.#kept.watch()
       if (balancer.sessions?.cookie) this.#cookies.watch()
-      if (balancer.sessions && hidesRequests(this.#server)) warnings.sessionsHidden(this.name)
+      if (balancer.sessions && hidesRequests(this.#server)) this.#warnOfHiddenSessions()
     } catch (error) {
       // No descriptors left, say. The primary gives up the channel and offers another.
       debug('%j: channel failed: %s', this.name, error)
     }
+  }
+
+  #warnOfHiddenSessions() {
+    if (warned.has(this.name)) return
+    warned.add(this.name)
+    warnings.sessionsHidden(this.name)
   }
 
   /** @param {messages.Slots} message */

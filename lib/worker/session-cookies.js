@@ -77,7 +77,10 @@ class SessionCookies {
 function cookieFor(request) {
   const balancer = balancerOf(request.socket)
   const cookie = balancer?.sessions?.cookie
-  if (!balancer || !cookie || balancer.client(request).session >= 0) return
+  if (!balancer || !cookie) return
+  const { session, unread } = balancer.client(request)
+  // One whose head is too long to be read may well show a session.
+  if (session >= 0 || unread) return
   const token = tokenOf(request.socket)
   const secure = cookie.secure === 'auto' ? isSecure(request) : cookie.secure
   return (

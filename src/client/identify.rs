@@ -242,6 +242,7 @@ mod tests {
             query: Some("sid".to_owned()),
             cookie: Some("sticky".to_owned()),
             fall_back_to_address,
+            slots: 8,
         };
         Identifier { sessions: Some(sessions), ..identifier(None, Trust::All, false) }
     }

@@ -13,6 +13,8 @@ pub struct Sessions {
     pub cookie: Option<String>,
     /// Whether who shows none is told apart by address; else any slot will do.
     pub fall_back_to_address: bool,
+    /// How many slots there are. Tokens of others count for nothing.
+    pub slots: u32,
 }
 
 impl Sessions {
@@ -34,9 +36,11 @@ impl Sessions {
     fn slot_in_query(&self, target: &str, name: &str) -> Option<u32> {
         let (_, query) = target.split_once('?')?;
         let mut parameters = form_urlencoded::parse(query.as_bytes());
-        parameters.find_map(|(parameter, value)| {
-            if parameter == name { self.tokens.slot(value.as_bytes()) } else { None }
-        })
+        parameters.find_map(
+            |(parameter, value)| {
+                if parameter == name { self.slot_of(value.as_bytes()) } else { None }
+            },
+        )
     }
 
     /// A line may hold several of one name, for instance of several paths: the first that is a token counts.
@@ -45,8 +49,12 @@ impl Sessions {
             let cookie = cookie.trim_ascii();
             let value = cookie.strip_prefix(name)?.strip_prefix(b"=")?;
             let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-            self.tokens.slot(quoted.unwrap_or(value))
+            self.slot_of(quoted.unwrap_or(value))
         })
+    }
+
+    fn slot_of(&self, value: &[u8]) -> Option<u32> {
+        self.tokens.slot(value).filter(|&slot| slot < self.slots)
     }
 }
 
@@ -60,6 +68,7 @@ mod tests {
             query: query.map(str::to_owned),
             cookie: cookie.map(str::to_owned),
             fall_back_to_address: false,
+            slots: 8,
         }
     }
 
@@ -137,5 +146,16 @@ mod tests {
         assert_eq!(sessions.slot(&query, [cookie.as_bytes()]), Some(2));
         assert_eq!(sessions.slot("/?sid=junk", [cookie.as_bytes()]), Some(1));
         assert_eq!(sessions.slot("/?sid=junk", []), None);
+    }
+
+    #[test]
+    fn a_token_of_a_slot_that_is_gone_hides_no_other() {
+        let sessions = sessions(Some("sid"), Some("sticky"));
+        let [gone, good] = [8, 3].map(|slot| sessions.tokens.token(slot));
+        let both = format!("sticky={gone}; sticky={good}");
+        assert_eq!(sessions.slot("/", [both.as_bytes()]), Some(3));
+        let (query, cookie) = (format!("/?sid={gone}"), format!("sticky={good}"));
+        assert_eq!(sessions.slot(&query, [cookie.as_bytes()]), Some(3));
+        assert_eq!(sessions.slot(&query, []), None);
     }
 }

@@ -51,6 +51,7 @@ impl Sessions {
             query: self.query.clone(),
             cookie: self.cookie.clone(),
             fall_back_to_address: self.fall_back_to_address,
+            slots: u32::MAX,
         })
     }
 }
@@ -104,10 +105,11 @@ impl Identifier {
 
     /// The slot of the session that a request shows, one of so many slots, or -1 if it shows none.
     #[napi]
-    pub fn session(&self, target: String, cookies: Option<String>, slots: u32) -> i64 {
+    pub fn session(&mut self, target: String, cookies: Option<String>, slots: u32) -> i64 {
+        let Some(sessions) = &mut self.rules.sessions else { return -1 };
+        sessions.slots = slots;
         let cookies = cookies.as_deref().map(str::as_bytes);
-        let session = self.rules.sessions.as_ref().and_then(|all| all.slot(&target, cookies));
-        session.filter(|&slot| slot < slots).map_or(-1, i64::from)
+        sessions.slot(&target, cookies).map_or(-1, i64::from)
     }
 
     /// The token of a slot, where there are sessions.

@@ -48,8 +48,8 @@ impl From<SocketAddr> for Source {
 }
 
 /// Descriptors to acknowledge and adopt, or nothing at the end of the channel; where they come
-/// from, unless no proxy said so of any; and their slot.
-type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>, u32);
+/// from, unless no proxy said so of any; and their slots.
+type Connections = (Option<Vec<i32>>, Option<Vec<Option<Source>>>, Vec<u32>);
 
 type OnConnections = FunctionRef<FnArgs<Connections>, ()>;
 
@@ -60,6 +60,9 @@ type Listening = (u32, u32, Option<i32>, u32);
 type OnListening = FunctionRef<FnArgs<Listening>, ()>;
 
 type OnCounters = FunctionRef<FnArgs<(Float64Array,)>, ()>;
+
+/// Connections that came together, each with its slot.
+type Batch = Vec<(u32, Arrived)>;
 
 /// Dropped as a whole: the function refers to JavaScript objects that refer to this one, and while
 /// it is held none of them can be collected.
@@ -94,7 +97,7 @@ impl Intake {
         fd: i32,
         on_connections: Function<
             '_,
-            FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>, u32)>,
+            FnArgs<(Option<Vec<i32>>, Option<Vec<Option<Source>>>, Vec<u32>)>,
             (),
         >,
         on_listening: Function<'_, FnArgs<(u32, u32, Option<i32>, u32)>, ()>,
@@ -152,25 +155,19 @@ impl Intake {
 }
 
 impl Shared {
-    /// All that has come for a slot is taken at once: one call of JavaScript and one acknowledgement for it. Other messages
-    /// keep their place between the connections.
+    /// All that has come is taken at once: one call of JavaScript and one acknowledgement for it, which is for all that was
+    /// received. Other messages keep their place between the connections.
     fn on_readable(&self) {
-        let mut arrived = Delivery::default();
-        let mut left = CONNECTIONS_PER_TURN;
+        let mut arrived = Batch::new();
         let mut ended = false;
-        while left > 0 && !ended {
+        while arrived.len() < CONNECTIONS_PER_TURN && !ended {
             let received = match self.open.borrow_mut().as_mut() {
                 Some(open) => open.native.receive(),
                 None => return,
             };
             match received {
                 Ok(Some(Message::Connections(Delivery { slot, connections }))) => {
-                    if slot != arrived.slot {
-                        self.take_over(&mut arrived);
-                    }
-                    left = left.saturating_sub(connections.len());
-                    arrived.slot = slot;
-                    arrived.connections.extend(connections);
+                    arrived.extend(connections.into_iter().map(|connection| (slot, connection)));
                 }
                 Ok(Some(Message::Listen { loan: Loan { slot, number }, socket, backlog })) => {
                     self.take_over(&mut arrived);
@@ -196,8 +193,8 @@ impl Shared {
         }
     }
 
-    fn take_over(&self, arrived: &mut Delivery) {
-        if !arrived.connections.is_empty() {
+    fn take_over(&self, arrived: &mut Batch) {
+        if !arrived.is_empty() {
             let arrived = std::mem::take(arrived);
             self.call(|open| &open.on_connections, || to_javascript(arrived).into());
         }
@@ -263,12 +260,13 @@ pub fn waited(fd: i32) -> Option<Waited> {
     Some(Waited { milliseconds, counter: u32::try_from(counter).ok()? })
 }
 
-fn to_javascript(Delivery { slot, connections }: Delivery) -> Connections {
-    let proxied = connections.iter().any(|one| one.source.is_some());
-    let sources = || connections.iter().map(|one| one.source.map(Source::from)).collect();
+fn to_javascript(arrived: Batch) -> Connections {
+    let proxied = arrived.iter().any(|(_, one)| one.source.is_some());
+    let sources = || arrived.iter().map(|(_, one)| one.source.map(Source::from)).collect();
     let sources = proxied.then(sources);
-    let fds = connections.into_iter().map(|Arrived { fd, .. }| socket::release(fd));
-    (Some(fds.collect()), sources, slot)
+    let (slots, fds) =
+        arrived.into_iter().map(|(slot, one)| (slot, socket::release(one.fd))).unzip();
+    (Some(fds), sources, slots)
 }
 
 fn failed(error: io::Error) -> Error {

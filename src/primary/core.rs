@@ -318,7 +318,7 @@ impl Core {
     /// The slot of the session with this token, of the client with an address or another name, or of one without an
     /// address; `None` when there is no such slot.
     pub(super) fn slot_of(&self, client: Option<&str>) -> Option<u32> {
-        let Identifier { hasher, sessions, .. } = &self.config.identifier;
+        let Identifier { hasher, header, sessions, .. } = &self.config.identifier;
         let slots = self.lock().handover.queue().table().len();
         let token = sessions.as_ref().zip(client);
         let session = token.and_then(|(sessions, token)| sessions.tokens.slot(token.as_bytes()));
@@ -328,6 +328,8 @@ impl Core {
         let client = match client.map(|client| (client, client.parse())) {
             None => hasher.hash(None),
             Some((_, Ok(address))) => hasher.hash(Some(address)),
+            // No session, and nothing else has such a name.
+            Some((_, Err(_))) if sessions.is_some() && header.is_none() => return None,
             Some((name, Err(_))) => hasher.hash_name(name.as_bytes()),
         };
         hash::slot(client, slots)

@@ -42,6 +42,10 @@ impl HandOver {
     /// Reads the answers of workers that owe acknowledgements, because it is time to.
     pub(super) fn read_acks_on_time(&mut self, channels: &mut Channels, now: Instant) {
         self.read_owed_acks(channels, now);
+        if self.follows_loads && self.queue.waiting() > 0 {
+            self.follow_loads(channels, now);
+            self.queue.find_room();
+        }
         self.next_read = self.read_after(channels, now);
     }
 

@@ -102,6 +102,14 @@ impl Identify {
         self.rules.sessions.as_ref().is_some_and(|sessions| !sessions.fall_back_to_address)
     }
 
+    /// There are so many slots from now on.
+    pub fn set_slots(&mut self, slots: u32) {
+        if let Some(sessions) = &mut self.rules.sessions {
+            // Before there are any, all that there can be.
+            sessions.slots = if slots == 0 { u32::MAX } else { slots };
+        }
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -241,7 +249,7 @@ impl Identify {
         })
     }
 
-    /// An error means that the client has gone, without a word at this stage.
+    /// An error means that the client has gone, or is to go, without a word at this stage.
     fn peek(&self, entry: &Entry, bytes: &mut [u8], last: bool) -> Result<Look, Errno> {
         let limit = self.limits.bytes;
         let mut room = FIRST_LOOK.min(limit);
@@ -252,6 +260,11 @@ impl Identify {
                 Err(Errno::EAGAIN) => 0,
                 seen => seen?,
             };
+            if last && seen == 0 && self.rules.sessions.is_some() {
+                // A connection that a browser has opened in advance. What it will be used for is not known, and its first
+                // request may be of a session: better that it has to open another.
+                return Err(Errno::ETIMEDOUT);
+            }
             let more_is_there = seen == room && room < limit;
             let last = (last || entry.ended || seen == limit) && !more_is_there;
             let look = self.rules.look(entry.stage, entry.peer, &bytes[..seen], last);

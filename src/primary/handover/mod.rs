@@ -158,6 +158,9 @@ impl HandOver {
     /// Follows the manager's table of workers.
     pub fn set_table(&mut self, table: &[Entry], now: Instant) {
         self.queue.set_table(table, now);
+        if let Some(identify) = &mut self.identify {
+            identify.set_slots(self.queue.table().len());
+        }
     }
 
     /// A channel has ended.
@@ -341,7 +344,7 @@ impl HandOver {
     }
 
     /// Tells the queue how busy each worker is. One that does not say counts as the busiest.
-    fn follow_loads(&mut self, channels: &Channels, now: Instant) {
+    pub(super) fn follow_loads(&mut self, channels: &Channels, now: Instant) {
         let known = channels.iter().filter_map(|(_, open)| open.connections());
         let most = known.max().unwrap_or(0);
         for (channel, open) in channels.iter() {

@@ -23,15 +23,22 @@ impl<C> DeliveryQueue<C> {
         }
     }
 
-    /// Those for whom any slot will do wait in none that has no worker while another has one.
-    pub(super) fn find_room(&mut self) {
-        if self.table.all_serving().all(|serving| serving.is_none()) {
+    /// Those for whom any slot will do wait in none that has no worker, or one that does not keep up, while another has one
+    /// that does.
+    pub fn find_room(&mut self) {
+        let slots = 0..self.slot_count();
+        let served = slots.clone().any(|slot| self.table.serving(slot).is_some());
+        let kept_up = slots.clone().any(|slot| self.keeps_up(slot));
+        if !served {
             return;
         }
+        let leaves: Vec<bool> = slots
+            .map(|slot| self.table.serving(slot).is_none() || (kept_up && !self.keeps_up(slot)))
+            .collect();
         let count = self.slot_count();
         let mut homeless: Vec<Waiting<C>> = self.unslotted.drain(..).collect();
-        for (index, slot) in (0..).zip(&mut self.slots) {
-            if self.table.serving(index).is_none() {
+        for (slot, leaves) in self.slots.iter_mut().zip(leaves) {
+            if leaves {
                 let any_will_do = |waiting: &Waiting<C>| waiting.client.slot(count).is_none();
                 let waiting = slot.waiting.drain(..);
                 let (leaving, staying) = waiting.partition::<VecDeque<_>, _>(any_will_do);
@@ -55,17 +62,21 @@ impl<C> DeliveryQueue<C> {
         client.slot(self.slot_count()).or_else(|| self.draw_slot())
     }
 
-    /// The less loaded of two slots that are drawn from those with a worker, if possible from those whose worker keeps up
-    /// and for which more may wait.
+    /// The less loaded of two slots that are drawn from those with a worker: if possible from those whose worker keeps up and
+    /// can be sent it at once, else from those whose worker keeps up and for which more may wait.
     fn draw_slot(&mut self) -> Option<u32> {
         let served = |slot: &u32| self.table.serving(*slot).is_some();
-        let has_room = |slot: &u32| {
-            let window = self.table.serving(*slot).and_then(|channel| self.windows.get(&channel));
-            window.is_some_and(Window::keeps_up)
-                && self.pending(*slot) < self.limits.pending_per_slot
+        let has_room =
+            |slot: &u32| self.keeps_up(*slot) && self.pending(*slot) < self.limits.pending_per_slot;
+        let at_once = |slot: &u32| {
+            let room = self.window(*slot).map(|one| one.room(self.limits.in_flight_per_channel));
+            has_room(slot) && room.is_some_and(|room| self.waiting_in(*slot) < room)
         };
         let slots = 0..self.slot_count();
-        let mut drawn: Vec<u32> = slots.clone().filter(has_room).collect();
+        let mut drawn: Vec<u32> = slots.clone().filter(at_once).collect();
+        if drawn.is_empty() {
+            drawn = slots.clone().filter(has_room).collect();
+        }
         if drawn.is_empty() {
             drawn = slots.filter(served).collect();
         }
@@ -77,10 +88,21 @@ impl<C> DeliveryQueue<C> {
         Some(if self.load(second) < self.load(first) { second } else { first })
     }
 
-    /// Connections of a slot, and all those that its worker has open.
+    /// What waits for the worker of a slot, in whatever slot of its, and what it has open.
     fn load(&self, slot: u32) -> u64 {
-        let window = self.table.serving(slot).and_then(|channel| self.windows.get(&channel));
-        let open = window.map_or(0, |window| window.load.connections);
-        open.saturating_add(self.pending(slot) as u64)
+        let Some(channel) = self.table.serving(slot) else { return 0 };
+        let of_channel = (0..).zip(self.table.all_serving());
+        let of_channel = of_channel.filter(|&(_, serving)| serving == Some(channel));
+        let pending: usize = of_channel.map(|(slot, _)| self.pending(slot)).sum();
+        let open = self.windows.get(&channel).map_or(0, |window| window.load.connections);
+        open.saturating_add(pending as u64)
+    }
+
+    fn window(&self, slot: u32) -> Option<&Window<C>> {
+        self.table.serving(slot).and_then(|channel| self.windows.get(&channel))
+    }
+
+    fn keeps_up(&self, slot: u32) -> bool {
+        self.window(slot).is_some_and(Window::keeps_up)
     }
 }

@@ -2,8 +2,6 @@
 
 // Behind real proxies, configured as examples/proxies says. These tests need nginx with its stream module,
 // HAProxy and Caddy; where one is missing, they are skipped on a developer's machine and fail in CI.
-//
-// STICKY_TEST_REQUESTS: how many requests a pool is measured with once it has settled, 2,000 by default.
 
 const assert = require('node:assert/strict')
 const { once } = require('node:events')
@@ -17,47 +15,26 @@ const { io } = require('socket.io-client')
 const { selfSigned } = require('./support/certificates')
 const { loopback, parallel } = require('./support/client')
 const { directory } = require('./support/places')
-const { balanced } = require('./support/process')
-const { missingProxies, startProxy } = require('./support/proxies')
+const {
+  ask,
+  measurePool,
+  missingProxies,
+  percent,
+  POOLS,
+  POOL_TIMEOUT,
+  proxied,
+  SHARING,
+  WORKERS,
+} = require('./support/proxies')
 
 const TIMEOUT = 60_000
 
 const skip = missingProxies()
 const test = (name, options, body) => nodeTest(name, { skip, ...options }, body)
 
-const WORKERS = 4
-
-// A fixed seed, so that who gets which slot is no matter of luck.
-const PATIENT = { seed: 'proxies.test.js', maxRetries: 400 }
-
 const FOR = { behindProxy: true }
 const FORWARDED = { behindProxy: true, cipHeader: 'forwarded' }
 const PROXY = { proxyProtocol: true }
-
-/** A balancer with its workers, and a proxy in front of it. */
-async function proxied(t, { file, changes, worker = 'proxied-worker.js', options, env }) {
-  const { primary, port: direct } = await balanced(t, {
-    workers: WORKERS,
-    worker,
-    options: { ...PATIENT, ...options },
-    env,
-  })
-  const port = await startProxy(t, file, direct, changes)
-  return { primary, direct, port }
-}
-
-/** One request of the nth client, and what its worker says. */
-function ask(port, n, { agent = false, headers, localAddress = loopback(n) } = {}) {
-  return new Promise((resolve, reject) => {
-    const options = { host: '127.0.0.1', port, agent, localAddress, headers: { 'x-test-client': n, ...headers } }
-    const sent = http.get(options, (response) => {
-      const { localPort } = response.socket
-      const { statusCode: status } = response
-      json(response).then((answer) => resolve({ status, localPort, ...answer }), reject)
-    })
-    sent.on('error', reject)
-  })
-}
 
 /** Counts per worker are even: below the upper 0.1 % point for 3 degrees of freedom. */
 function assertEven(counts) {
@@ -250,13 +227,9 @@ for (const [file, options] of HTTP) {
 
 // ---- Pools ----
 
-const SHARING = 100
-const SETTLING = 500
-const MEASURED = Number(process.env.STICKY_TEST_REQUESTS ?? 2000)
-
 /**
  * The share of requests that another worker answers than the client's own, which is the one that a request
- * without a pool reaches; first while the pool settles, then from there on.
+ * without a pool reaches, once the pool has settled.
  */
 async function misrouted(t, { file, changes, env }) {
   const { port, direct } = await proxied(t, { file, changes, options: FOR, env })
@@ -265,50 +238,18 @@ async function misrouted(t, { file, changes, env }) {
     own[n] = (await ask(direct, n, { headers: { 'x-forwarded-for': loopback(n) } })).pid
   })
   assert.equal(new Set(own).size, WORKERS)
-  const agents = own.map(() => new http.Agent({ keepAlive: true, maxSockets: 1 }))
-  t.after(() => {
-    for (const agent of agents) agent.destroy()
-  })
-  const share = async (requests) => {
-    let elsewhere = 0
-    await parallel(requests, 16, async (request) => {
-      // Not in turn, as that could keep step with the pool.
-      const n = (request * 37) % SHARING
-      const { status, pid } = await ask(port, n, { agent: agents[n] })
-      assert.equal(status, 200)
-      if (pid !== own[n]) elsewhere++
-    })
-    return elsewhere / requests
-  }
-  return { first: await share(SETTLING), settled: await share(MEASURED) }
+  return measurePool(t, port, async (n, ask) => (await ask()).pid !== own[n])
 }
-
-// Where more than a hundred requests in a second are made, as anywhere.
-const POOL_TIMEOUT = TIMEOUT + 10 * MEASURED
-
-const percent = (share) => `${(100 * share).toFixed(2)} %`
-
-const POOLS = [
-  ['nginx-pooled.conf', []],
-  // What HAProxy does by itself.
-  ['haproxy-x-forwarded-for.cfg', [['option http-server-close', '']]],
-]
 
 for (const [file, changes] of POOLS) {
   const name = file.match(/^[a-z]+/)[0]
   test(`a pool of ${name} settles: requests reach their own workers`, { timeout: POOL_TIMEOUT }, async (t) => {
-    const { first, settled } = await misrouted(t, { file, changes })
-    t.diagnostic(
-      `misrouted: ${percent(first)} of the first ${SETTLING} requests, ${percent(settled)} of the next ${MEASURED}`,
-    )
+    const settled = await misrouted(t, { file, changes })
     assert.ok(settled <= 0.02, percent(settled))
   })
 
   test(`a pool of ${name} that is kept, to compare: most requests go astray`, { timeout: POOL_TIMEOUT }, async (t) => {
-    const { first, settled } = await misrouted(t, { file, changes, env: { STICKY_TEST_KEEP_ALIVE: 'always' } })
-    t.diagnostic(
-      `misrouted: ${percent(first)} of the first ${SETTLING} requests, ${percent(settled)} of the next ${MEASURED}`,
-    )
+    const settled = await misrouted(t, { file, changes, env: { STICKY_TEST_KEEP_ALIVE: 'always' } })
     assert.ok(settled > 0.3, percent(settled))
   })
 }

@@ -1,15 +1,19 @@
 'use strict'
 
 // Real proxies, with the configurations of examples/proxies: what is documented is what is tested.
+//
+// STICKY_TEST_REQUESTS: how many requests a pool is measured with once it has settled, 2,000 by default.
 
 const assert = require('node:assert/strict')
 const { spawn } = require('node:child_process')
 const { once } = require('node:events')
 const fs = require('node:fs')
+const http = require('node:http')
 const path = require('node:path')
-const { until } = require('./client')
+const { json } = require('node:stream/consumers')
+const { loopback, parallel, until } = require('./client')
 const { directory, freePort } = require('./places')
-const { descendants, signal } = require('./process')
+const { balanced, descendants, signal } = require('./process')
 
 const EXAMPLES = path.join(__dirname, '..', '..', 'examples', 'proxies')
 
@@ -138,4 +142,96 @@ function isListening(port) {
     .some(([, local, , state]) => local === address && state === '0A')
 }
 
-module.exports = { missingProxies, startProxy }
+// How many workers there are behind a proxy.
+const WORKERS = 4
+
+// A fixed seed, so that who gets which slot is no matter of luck.
+const PATIENT = { seed: 'proxies.test.js', maxRetries: 400 }
+
+/** A balancer with its workers, and a proxy in front of it. */
+async function proxied(t, { file, changes, worker = 'proxied-worker.js', options, env }) {
+  const { primary, port: direct } = await balanced(t, {
+    workers: WORKERS,
+    worker,
+    options: { ...PATIENT, ...options },
+    env,
+  })
+  const port = await startProxy(t, file, direct, changes)
+  return { primary, direct, port }
+}
+
+/** One request of the nth client to a proxied-worker.js, and what that says. */
+function ask(port, n, { agent = false, path = '/', headers, localAddress = loopback(n) } = {}) {
+  return new Promise((resolve, reject) => {
+    const options = { host: '127.0.0.1', port, path, agent, localAddress, headers: { 'x-test-client': n, ...headers } }
+    const sent = http.get(options, (response) => {
+      const { localPort } = response.socket
+      const { statusCode: status } = response
+      json(response).then((answer) => resolve({ status, localPort, ...answer }), reject)
+    })
+    sent.on('error', reject)
+  })
+}
+
+// Proxies that keep a pool of connections, and what is to be changed in their files for it.
+const POOLS = [
+  ['nginx-pooled.conf', []],
+  // What HAProxy does by itself.
+  ['haproxy-x-forwarded-for.cfg', [['option http-server-close', '']]],
+]
+
+/** How many clients share a pool. */
+const SHARING = 100
+const SETTLING = 500
+const MEASURED = Number(process.env.STICKY_TEST_REQUESTS ?? 2000)
+
+// Where more than a hundred requests in a second are made, as anywhere.
+const POOL_TIMEOUT = 60_000 + 10 * MEASURED
+
+const percent = (share) => `${(100 * share).toFixed(2)} %`
+
+/**
+ * The share of requests that go astray when many clients share a pool; first while it settles, then from there on.
+ * @param {import('node:test').TestContext} t
+ * @param {number} port the proxy's
+ * @param {(n: number, ask: (path?: string) => Promise<any>) => Promise<boolean>} goesAstray asks as the nth client
+ */
+async function measurePool(t, port, goesAstray) {
+  const agents = Array.from({ length: SHARING }, () => new http.Agent({ keepAlive: true, maxSockets: 1 }))
+  t.after(() => {
+    for (const agent of agents) agent.destroy()
+  })
+  const share = async (requests) => {
+    let astray = 0
+    await parallel(requests, 16, async (request) => {
+      // Not in turn, as that could keep step with the pool.
+      const n = (request * 37) % SHARING
+      const asked = await goesAstray(n, async (path) => {
+        const answer = await ask(port, n, { agent: agents[n], path })
+        assert.equal(answer.status, 200)
+        return answer
+      })
+      if (asked) astray++
+    })
+    return astray / requests
+  }
+  const first = await share(SETTLING)
+  const settled = await share(MEASURED)
+  t.diagnostic(
+    `misrouted: ${percent(first)} of the first ${SETTLING} requests, ${percent(settled)} of the next ${MEASURED}`,
+  )
+  return settled
+}
+
+module.exports = {
+  ask,
+  measurePool,
+  missingProxies,
+  percent,
+  POOLS,
+  POOL_TIMEOUT,
+  proxied,
+  SHARING,
+  startProxy,
+  WORKERS,
+}

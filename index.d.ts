@@ -149,7 +149,7 @@ declare namespace sticky {
 
     /**
      * Makes balancers with the same seed, on one host or many, choose the same slot for a client. Keep
-     * it secret: who knows it can choose his slot. Not empty.
+     * it secret: who knows it can choose his slot. Not empty, and no word that can be guessed: 16 random bytes or more.
      *
      * @default random for each balancer
      * @since 4.0.0
@@ -244,7 +244,8 @@ declare namespace sticky {
      * `proxyProtocol` say instead. An object: by its session, wherever it comes from. The first request of the connection
      * shows the token of the session's slot (see `sticky.token`), and a successor of the slot's worker inherits it; the
      * tokens of other slots stay good when slots come or go. Who shows none, or one of another balancer or of a slot that
-     * is gone, is a new client. Where no request of HTTP/1 can be read, as in TLS, the address decides.
+     * is gone, is a new client. Where no request of HTTP/1 can be read, as in TLS, the address decides; where nothing comes within `headerTimeout`, the connection is
+     * closed.
      *
      * @default 'address'
      * @throws {TypeError} `ERR_INVALID_ARG_VALUE`: neither `query` nor `cookie`

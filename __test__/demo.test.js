@@ -4,60 +4,14 @@
 
 const assert = require('node:assert/strict')
 const { once } = require('node:events')
-const fs = require('node:fs')
-const path = require('node:path')
-const { after, test } = require('node:test')
-const { chromium } = require('playwright-core')
+const { test } = require('node:test')
+const { launch, skip } = require('./support/browser')
 const { until } = require('./support/client')
 const { Load } = require('./support/load')
 const { descendants, signal, start } = require('./support/process')
 const { kernelSteers } = require('./support/steering')
 
 const DEMO = '../../examples/demo/cluster.js'
-
-const executablePath = findBrowser()
-const NO_BROWSER = 'needs a browser: install chromium'
-// On a developer's machine that is no failure; a build that silently tests less is.
-const skip = executablePath || process.env.CI ? false : NO_BROWSER
-
-function findBrowser() {
-  const folders = ['/usr/bin', ...(process.env.PATH ?? '').split(path.delimiter)]
-  const names = ['chromium', 'chromium-browser', 'google-chrome']
-  return names.flatMap((name) => folders.map((folder) => path.join(folder, name))).find(isExecutable)
-}
-
-function isExecutable(file) {
-  try {
-    fs.accessSync(file, fs.constants.X_OK)
-    return fs.statSync(file).isFile()
-  } catch {
-    return false
-  }
-}
-
-/** @type {Promise<import('playwright-core').Browser> | undefined} one for all tests */
-let browser
-
-function launch() {
-  assert.ok(executablePath, NO_BROWSER)
-  browser ??= chromium.launch({
-    executablePath,
-    args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-    ],
-  })
-  return browser
-}
-
-after(async () => {
-  await (await browser)?.close()
-})
 
 /** The demo, and its port. */
 async function running(t, env) {

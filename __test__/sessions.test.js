@@ -56,9 +56,9 @@ test('clients behind one address are spread evenly, by what their workers have o
   /** A client that stays; and which worker it is at. */
   const stay = async () => {
     const socket = await connect(port)
-    socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+    socket.write('GET /hold HTTP/1.1\r\nHost: x\r\n\r\n')
     const [answer] = await once(socket, 'data')
-    const { pid } = JSON.parse(`${answer}`.split('\r\n\r\n')[1])
+    const pid = Number(/"pid":(\d+)/.exec(answer)[1])
     sockets.push(Object.assign(socket, { pid }))
     return pid
   }
@@ -167,7 +167,7 @@ test('guarantee 6, isolation: a worker that is stuck gets no new clients', async
   // By what is open, the one that is stuck is the one with room.
   const held = []
   t.after(() => held.map((socket) => socket.destroy()))
-  await parallel(200, 8, async (n) => {
+  await parallel(400, 8, async (n) => {
     const socket = await connect(port)
     held.push(socket)
     socket.write(`GET /?sid=${found.get(others[n % 2])} HTTP/1.1\r\nHost: x\r\n\r\n`)
@@ -190,6 +190,38 @@ test('guarantee 6, isolation: a worker that is stuck gets no new clients', async
   signal(stuck, 'SIGCONT')
   await Promise.all(asked)
   await until(async () => (await ask(port)).pid === stuck)
+})
+
+test('guarantee 6, isolation: new clients that wait for a worker go to another when it is stuck', async (t) => {
+  const { primary, port } = await sessions(t, { workers: 2, options: QUERY })
+  const [stuck, other] = await served(primary, 2)
+  signal(stuck, 'SIGSTOP')
+  t.after(() => signal(stuck, 'SIGCONT'))
+  const CLIENTS = 400
+  // What was sent to it is its own.
+  const SENT = 128
+  let answered = 0
+  const all = Array.from({ length: CLIENTS }, async () => {
+    const { pid } = await ask(port)
+    answered++
+    return pid
+  })
+  await until(() => answered >= CLIENTS - SENT)
+  signal(stuck, 'SIGCONT')
+  const pids = await Promise.all(all)
+  assert.ok(pids.filter((pid) => pid === other).length >= CLIENTS - SENT)
+})
+
+test('a connection on which nothing comes in time is closed, as nobody knows whose it is', async (t) => {
+  const { primary, port } = await sessions(t, { workers: 2, options: { ...QUERY, headerTimeout: 100 } })
+  const socket = await connect(port)
+  assert.equal(await readAll(socket), '')
+  assert.equal((await primary.call('stats')).gone, 1)
+  // Who has begun goes by address.
+  const slow = await connect(port)
+  slow.write('GET /?sid=')
+  await until(async () => (await primary.call('stats')).adopted === 1)
+  slow.destroy()
 })
 
 test('a balancer that drains refuses new clients and keeps its sessions', async (t) => {
@@ -289,9 +321,21 @@ test('a kept connection ends with the response to a request of a session elsewhe
     return { pid: JSON.parse(body).pid, connection: headers.connection }
   }
   assert.deepEqual(await kept(token), { pid, connection: 'keep-alive' })
-  assert.deepEqual(await kept('none'), { pid, connection: 'keep-alive' })
+  assert.deepEqual(await kept(token), { pid, connection: 'keep-alive' })
   // It came on a connection of the first one, and its answer says that this has to end.
   assert.deepEqual(await kept(elsewhere), { pid, connection: 'close' })
+})
+
+test('a connection whose request shows no session is not kept, unless the address decides', async (t) => {
+  for (const [affinity, connection] of [
+    [{ query: 'sid' }, 'close'],
+    [{ query: 'sid', fallback: 'address' }, 'keep-alive'],
+  ]) {
+    const { port } = await sessions(t, { workers: 2, options: { affinity } })
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+    t.after(() => agent.destroy())
+    assert.equal((await request(port, { agent })).headers.connection, connection)
+  }
 })
 
 test('tokens are of requests and sockets of a balancer that tells sessions apart', async (t) => {

@@ -3,12 +3,13 @@
 // How a worker's server comes to its end, and how the worker does: by close(), an exception, a disconnection.
 
 const assert = require('node:assert/strict')
+const { once } = require('node:events')
 const fs = require('node:fs')
 const net = require('node:net')
 const path = require('node:path')
 const readline = require('node:readline')
 const { test } = require('node:test')
-const { connect, readAll, request, until } = require('./support/client')
+const { connect, loopback, readAll, request, until } = require('./support/client')
 const { directory } = require('./support/places')
 const { signal, start } = require('./support/process')
 const { KINDS, PATIENT, TIMEOUT, balancing, listening, pair, served, worker } = require('./support/worker-server')
@@ -281,3 +282,27 @@ function processState(pid) {
 
 /** Of a process that is not our child: where nobody waits for it, it stays as a zombie. */
 const hasEnded = (pid) => [undefined, 'Z'].includes(processState(pid))
+
+test('guarantee 4, exactly one owner: what came for two slots of a worker at once is served, though its server closes at the first', async (t) => {
+  const closing = start(t, 'closing-worker.js')
+  await once(closing.child, 'message')
+  const balancer = await balancing(t, [closing, closing], { steering: 'handover' })
+  await served(balancer)
+  const { port } = balancer.address()
+  const clients = [0, 1].map((slot) => {
+    for (let n = 0; ; n++) if (balancer.slotOf(loopback(n)).slot === slot) return loopback(n)
+  })
+  const file = path.join(directory(t), 'go')
+  closing.child.send({ block: file })
+  await once(closing.child, 'message')
+  const asked = []
+  for (const localAddress of [clients[0], clients[1], clients[1]]) {
+    const { delivered } = balancer.stats()
+    asked.push(request(port, { localAddress }))
+    await until(() => balancer.stats().delivered === delivered + 1)
+  }
+  fs.writeFileSync(file, '')
+  for (const { status, body } of await Promise.all(asked)) {
+    assert.deepEqual({ status, body }, { status: 200, body: `${closing.pid}` })
+  }
+})

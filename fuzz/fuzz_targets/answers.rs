@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             Answer::Returned(first, count) => queue.returned(1, first, count, now),
             // Concerns no connection that is handed over.
-            Answer::Released(_) => Ok(()),
+            Answer::Released(_) | Answer::TakeOver => Ok(()),
         };
         if valid.is_err() {
             break;

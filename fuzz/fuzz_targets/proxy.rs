@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use sticky_listen::client::address::Ipv6Prefix;
-use sticky_listen::client::hash::{ClientHash, ClientHasher};
-use sticky_listen::client::identify::{Identifier, Look, NamingHeader, Stage};
+use sticky_listen::client::hash::ClientHasher;
+use sticky_listen::client::identify::{Client, Identifier, Look, NamingHeader, Stage};
 use sticky_listen::client::proxy_protocol::{Found, read};
 use sticky_listen::client::trust::{Trust, networks};
 
@@ -16,7 +16,7 @@ use sticky_listen::client::trust::{Trust, networks};
 const V2_HEAD: usize = 16;
 
 /// The client and how many bytes are not for the worker; `None` where it is turned away.
-type End = Option<(ClientHash, Option<SocketAddr>, usize)>;
+type End = Option<(Client, Option<SocketAddr>, usize)>;
 
 /// Follows a connection of which so many bytes are there, and then all.
 fn follow(rules: &Identifier, bytes: &[u8], there: &[usize]) -> End {
@@ -26,7 +26,7 @@ fn follow(rules: &Identifier, bytes: &[u8], there: &[usize]) -> End {
         loop {
             match rules.look(stage, peer, &bytes[from.min(to)..to], n + 1 == there.len()) {
                 Look::More => break,
-                Look::Client(hash) => return Some((hash, client, from)),
+                Look::Client(found) => return Some((found, client, from)),
                 Look::Invalid => return None,
                 Look::ProxyHeader { length, source } => {
                     assert_eq!(stage, Stage::ProxyHeader);
@@ -77,6 +77,7 @@ fuzz_target!(|input: (usize, u8, &[u8])| {
             header: header.map(NamingHeader::new),
             trust: trust.clone(),
             proxy_protocol,
+            sessions: None,
         };
         let end = follow(&rules, bytes, &[bytes.len()]);
         assert_eq!(follow(&rules, bytes, &[cut, bytes.len()]), end);

@@ -52,6 +52,7 @@ impl Primary {
                 patience: None,
                 in_flight_per_channel: IN_FLIGHT_PER_CHANNEL,
             },
+            secrets: [0; 3],
             retry_delay: Duration::from_millis(150),
         };
         let mut balancer = Balancer::start(config, move |message| {

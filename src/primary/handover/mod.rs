@@ -40,6 +40,10 @@ use crate::worker::intake::{Arrived, Delivery};
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 const SWEPT_PER_INTERVAL: usize = 1000;
 
+/// A worker that has owed an acknowledgement for so long gets no new clients. On a busy machine all workers may owe one for a
+/// while, and few that owe none would get everybody.
+const OWES_TOO_LONG: Duration = STUCK.saturating_mul(5);
+
 /// What is left to do when the state has changed.
 #[derive(Default)]
 pub struct Effects {
@@ -349,7 +353,7 @@ impl HandOver {
         let most = known.max().unwrap_or(0);
         for (channel, open) in channels.iter() {
             let connections = open.connections().unwrap_or(most);
-            let stuck = open.latency.owes_for(now).is_some_and(|owed| owed >= STUCK);
+            let stuck = open.latency.owes_for(now).is_some_and(|owed| owed >= OWES_TOO_LONG);
             self.queue.set_load(channel, Load { connections, stuck });
         }
     }

@@ -137,7 +137,7 @@ impl World {
     fn come(&mut self, n: usize) {
         let (near, far) = socket::pair().unwrap();
         let watching = self.runtime.spawn(std::future::pending::<()>()).abort_handle();
-        let channel = self.channels.add(WorkerChannel::new(near), |_| watching);
+        let channel = self.channels.add(WorkerChannel::new(near), false, |_| watching);
         passing::say(far.as_fd(), Frame::Hello { version: VERSION }).unwrap();
         self.table.open(channel, self.now);
         let (reader, sockets) = (PassingReader::default(), BTreeMap::new());

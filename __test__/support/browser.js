@@ -1,6 +1,6 @@
 'use strict'
 
-// A real browser, one for all tests of a file.
+// A real browser, where there is one.
 
 const assert = require('node:assert/strict')
 const fs = require('node:fs')
@@ -28,7 +28,7 @@ function isExecutable(file) {
   }
 }
 
-/** @type {Promise<import('playwright-core').Browser> | undefined} */
+/** @type {Promise<import('playwright-core').Browser> | undefined} one for all tests of a file */
 let browser
 
 function launch() {

@@ -1,0 +1,200 @@
+'use strict'
+
+// examples/fleet: three hosts behind HAProxy, with one Redis. Parts of it end, under load: who notices?
+//
+// Needs redis-server, HAProxy and the packages of the example; where one is missing, these tests are skipped on a
+// developer's machine and fail in CI. How long something took is told, and never asserted.
+
+const assert = require('node:assert/strict')
+const { test: nodeTest } = require('node:test')
+const { launch, skip: noBrowser } = require('./support/browser')
+const { until } = require('./support/client')
+const { Room, missingFleet, proxySees, someWorker, startFleet } = require('./support/fleet')
+const { signal } = require('./support/process')
+
+const TIMEOUT = 150_000
+
+const skip = missingFleet()
+const test = (name, options, body) => nodeTest(name, { skip, timeout: TIMEOUT, ...options }, body)
+
+const MEMBERS = Number(process.env.STICKY_TEST_MEMBERS ?? 60)
+
+/** Nobody but these noticed. */
+function assertOnly(noticed, expected) {
+  for (const [member, losses] of noticed) {
+    const { reason } = losses[0]
+    assert.ok(expected.includes(member), `client ${member.n} over ${member.transport} noticed as well: ${reason}`)
+  }
+}
+
+/** All these have the session that they had. */
+function assertRecovered(noticed, members) {
+  for (const member of members) {
+    assert.ok(
+      noticed.get(member).every(({ recovered }) => recovered),
+      `client ${member.n} is another session now`,
+    )
+  }
+}
+
+const UP = { h1: 'UP', h2: 'UP', h3: 'UP' }
+
+test('who notices that a part of the fleet ends', {}, async (t) => {
+  // Sessions may keep an old worker for longer than this test takes.
+  const fleet = await startFleet(t, { grace: TIMEOUT })
+  const [h1, h2, h3] = fleet.hosts
+  const room = new Room(t, fleet, MEMBERS)
+  await room.settled()
+  // All of a session's requests reached the same worker so far, or somebody would have been disconnected.
+  assert.deepEqual(
+    room.members.flatMap(({ losses }) => losses),
+    [],
+  )
+  for (const { name } of fleet.hosts) assert.ok(room.of({ host: name }).length > 0, `${name} has no clients`)
+  room.talk()
+  await room.converses()
+
+  await t.test('a worker is killed: its own clients do', async () => {
+    const pid = someWorker(room)
+    const own = room.of({ pid })
+    const noticed = await room.incident('A worker was killed', own, async () => signal(pid, 'SIGKILL'))
+    assertOnly(noticed, own)
+  })
+
+  await t.test('a balancer is killed: its clients that poll do, and are recovered', async () => {
+    const own = room.of({ host: h1.name })
+    const polling = own.filter(({ transport }) => transport === 'polling')
+    const { primary } = h1
+    const noticed = await room.incident('A balancer was killed, and started again', polling, async () => {
+      signal(primary.pid, 'SIGKILL')
+      await until(() => h1.primary !== primary && h1.ready)
+      await proxySees(fleet, UP)
+    })
+    // Its workers end as they should: WebSockets stay where they are, unless it took so long that HAProxy gave the host up.
+    assertOnly(noticed, own)
+    assertRecovered(noticed, noticed.keys())
+  })
+
+  await t.test('a host is killed: its own clients do, and nobody when it comes back', async () => {
+    const own = room.of({ host: h2.name })
+    const noticed = await room.incident('A host was killed', own, async () => fleet.killHost(h2))
+    assertOnly(noticed, own)
+    assert.deepEqual(room.of({ host: h2.name }), [])
+    const again = await room.incident('The host came back', [], async () => {
+      await fleet.startHost(h2)
+      await proxySees(fleet, UP)
+    })
+    assertOnly(again, [])
+    // Sessions stay where they are; who is new comes to it again.
+    assert.deepEqual(room.of({ host: h2.name }), [])
+  })
+
+  await t.test('Redis is killed, and started again: nobody is disconnected', async () => {
+    const noticed = await room.incident('Redis was away for a second', [], async () => {
+      await fleet.killRedis()
+      await new Promise((resolve) => setTimeout(resolve, 1000))
+      await fleet.startRedis()
+    })
+    assertOnly(noticed, [])
+  })
+
+  await t.test(
+    'all hosts are replaced by another version: WebSockets notice nothing, sessions that poll are recovered',
+    async () => {
+      const polling = room.of({ transport: 'polling' })
+      const before = new Set(fleet.hosts.map(({ primary }) => primary.pid))
+      const pids = new Set(room.members.map(({ pid }) => pid))
+      const noticed = await room.incident('All hosts were replaced, one after another', polling, async () => {
+        for (const host of fleet.hosts) {
+          // There is no event for it: who has come back may still have to be settled.
+          await room.settled()
+          await fleet.startHost(host)
+        }
+      })
+      assertOnly(noticed, polling)
+      assertRecovered(noticed, polling)
+      assert.ok(fleet.hosts.every(({ primary }) => !before.has(primary.pid)))
+      assert.ok(polling.every(({ pid }) => !pids.has(pid)))
+      assert.ok(room.of({ transport: 'websocket' }).every(({ pid }) => pids.has(pid)))
+      await proxySees(fleet, UP)
+    },
+  )
+
+  await t.test('a host leaves: HAProxy sends it nobody new, and its sessions are recovered elsewhere', async () => {
+    const polling = room.of({ host: h3.name, transport: 'polling' })
+    h3.wanted = false
+    const noticed = await room.incident('A host left', polling, async () => {
+      signal(h3.primary.pid, 'SIGTERM')
+      await proxySees(fleet, { h3: 'DRAIN' })
+    })
+    assertOnly(noticed, polling)
+    assertRecovered(noticed, polling)
+    assert.deepEqual(room.of({ host: h3.name, transport: 'polling' }), [])
+    // It comes back, and is told apart from one that still leaves.
+    await fleet.killHost(h3)
+    await fleet.startHost(h3)
+    await proxySees(fleet, UP)
+    await room.settled()
+  })
+})
+
+test('a host vanishes without a word: HAProxy notices, and its clients come back elsewhere', {
+  skip: skip || (process.getuid() !== 0 && 'needs root, for network namespaces'),
+}, async (t) => {
+  const fleet = await startFleet(t, { namespaces: true })
+  const room = new Room(t, fleet, MEMBERS / 2)
+  await room.settled()
+  room.talk()
+  await room.converses()
+  const [host] = fleet.hosts
+  const own = room.of({ host: host.name })
+  const noticed = await room.incident("A host's cable was pulled", own, async () => fleet.setLink(host, false))
+  assertOnly(noticed, own)
+  const again = await room.incident('The cable was put in again', [], async () => {
+    fleet.setLink(host, true)
+    await proxySees(fleet, UP)
+  })
+  assertOnly(again, [])
+})
+
+test('browsers chat through HAProxy, over all hosts', { skip: skip || noBrowser }, async (t) => {
+  const fleet = await startFleet(t)
+  const browser = await launch()
+  const pages = []
+  // To the browsers, which have one address, a host comes by chance; so one of them has another one's.
+  const room = new Room(t, fleet, 6)
+  await room.settled()
+  for (const n of [0, 1]) {
+    const context = await browser.newContext()
+    const page = await context.newPage()
+    page.on('pageerror', (error) => assert.fail(error))
+    t.after(() => context.close())
+    await page.goto(fleet.url)
+    await page.locator('body[data-state=connected]').waitFor()
+    await page.locator('#where').filter({ hasText: 'over websocket' }).waitFor()
+    pages[n] = page
+  }
+  const said = (page, text) => page.locator('#log li').filter({ hasText: text }).first().waitFor()
+  await pages[0].getByLabel('Message').fill('hello')
+  await pages[0].getByRole('button', { name: 'Say' }).click()
+  for (const page of pages) await said(page, 'hello')
+  await until(() => room.members.every(({ heard }) => heard.has('hello')))
+  for (const member of room.members) await member.say(`from ${member.n}`)
+  for (const page of pages) for (const { n } of room.members) await said(page, `from ${n}`)
+
+  const where = await pages[0].locator('#where').textContent()
+  const host = fleet.hosts.find(({ name }) => where.includes(`host ${name}`))
+  await fleet.killHost(host)
+  for (const page of pages) {
+    await said(page, 'Disconnected')
+    await said(page, 'Back')
+    await page
+      .locator('#where')
+      .filter({ hasNotText: `host ${host.name}` })
+      .filter({ hasText: 'over websocket' })
+      .waitFor()
+  }
+  await pages[1].getByLabel('Message').fill('still here')
+  await pages[1].getByLabel('Message').press('Enter')
+  for (const page of pages) await said(page, 'still here')
+})

@@ -1,0 +1,85 @@
+'use strict'
+
+// A worker: a chat over socket.io. What rooms and sessions have in common is in Redis, by the adapter of socket.io; this
+// file is what it would be behind any other balancer, but for the two lines with `sticky`.
+
+const fs = require('node:fs')
+const http = require('node:http')
+const path = require('node:path')
+// What the package `redis` has at its core; with the modules around it, a worker starts a second later.
+const { createClient } = require('@redis/client')
+const { createAdapter } = require('@socket.io/redis-streams-adapter')
+const { Server } = require('socket.io')
+const sticky = require('../..') // require('sticky-listen') in a program of your own
+
+const { NAME, REDIS_URL, GRACE = '30000' } = process.env
+
+const page = fs.readFileSync(path.join(__dirname, 'public', 'index.html'))
+
+main()
+
+async function main() {
+  const redis = createClient({
+    url: REDIS_URL,
+    // While Redis is away, what is to be sent waits. Soon, but not all workers at once, for as long as it takes.
+    socket: { reconnectStrategy: (tries) => Math.min(50 * 2 ** tries, 500) + Math.random() * 100 },
+  })
+  // Without a listener the first error would end the worker. It is told once, and not of every try.
+  let told = false
+  redis.on('error', (error) => {
+    if (!told) console.error(`${NAME}, worker ${process.pid}: Redis: ${error.message || error.code}`)
+    told = true
+  })
+  redis.on('ready', () => {
+    told = false
+  })
+  await redis.connect()
+
+  const server = http.createServer((request, response) => {
+    if (request.url === '/') response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(page)
+    else response.writeHead(404, { 'content-type': 'text/plain' }).end('There is nothing here.\n')
+  })
+  const io = new Server(server, {
+    adapter: createAdapter(redis),
+    // Who comes back within two minutes has its rooms again, and gets what it missed: at any worker of any host.
+    connectionStateRecovery: { maxDisconnectionDuration: 120_000 },
+  })
+  // The host for HAProxy, and at the end the slot for the balancer.
+  io.engine.generateId = (request) => `${NAME}.${sticky.generateId(request)}`
+
+  io.on('connection', (socket) => {
+    if (!socket.recovered) socket.join('lobby')
+    socket.emit('welcome', { host: NAME, pid: process.pid, address: socket.handshake.address })
+    socket.on('say', (text, acknowledge) => {
+      io.to('lobby').emit('said', { text: String(text), host: NAME, pid: process.pid })
+      if (typeof acknowledge === 'function') acknowledge()
+    })
+  })
+
+  sticky.listen(server)
+
+  // Another version has taken over, the host ends, or its balancer is gone.
+  process.once('disconnect', () => retire(io, redis))
+}
+
+/**
+ * Ends with its sessions. A WebSocket is one connection, and goes on here. The next request of a session that polls will
+ * reach this worker's successor, which does not know it: so it ends now, is kept in Redis, and is recovered there.
+ */
+async function retire(io, redis) {
+  const { engine } = io
+  for (const session of Object.values(engine.clients)) {
+    if (session.transport.name === 'polling') session.close(true)
+  }
+  const ended = new Promise((resolve) => {
+    const look = () => engine.clientsCount === 0 && resolve()
+    for (const session of Object.values(engine.clients)) session.once('close', () => setImmediate(look))
+    look()
+  })
+  await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, Number(GRACE)))])
+  // Those that are left come back elsewhere, and are recovered as well.
+  await io.close()
+  // Once everything is written.
+  await redis.close()
+  process.exit()
+}

@@ -6,10 +6,10 @@
 // developer's machine and fail in CI. How long something took is told, and never asserted.
 
 const assert = require('node:assert/strict')
-const { test: nodeTest } = require('node:test')
+const { describe, test: nodeTest } = require('node:test')
 const { launch, skip: noBrowser } = require('./support/browser')
-const { until } = require('./support/client')
-const { Room, missingFleet, proxySees, someWorker, startFleet } = require('./support/fleet')
+const { loopback, request, until } = require('./support/client')
+const { Room, missingFleet, proxyBefore, proxySees, someWorker, startFleet } = require('./support/fleet')
 const { signal } = require('./support/process')
 
 const TIMEOUT = 150_000
@@ -98,6 +98,22 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
     assertOnly(noticed, [])
   })
 
+  await t.test('a host takes no new clients: nobody notices, and who is new goes elsewhere', async () => {
+    const noticed = await room.incident('A host took no new clients', [], async () => {
+      // By hand, as its agent, asked meanwhile, would say that it does.
+      await fleet.askProxy('disable agent app/h1; set server app/h1 state drain')
+      await proxySees(fleet, { h1: 'DRAIN' })
+      const fresh = new Room(t, fleet, 12)
+      await fresh.settled()
+      assert.deepEqual(fresh.of({ host: h1.name }), [])
+      fresh.end()
+    })
+    assertOnly(noticed, [])
+    assert.ok(room.of({ host: h1.name, transport: 'polling' }).length > 0)
+    await fleet.askProxy('enable agent app/h1')
+    await proxySees(fleet, UP)
+  })
+
   await t.test(
     'all hosts are replaced by another version: WebSockets notice nothing, sessions that poll are recovered',
     async () => {
@@ -138,63 +154,87 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
   })
 })
 
-test('a host vanishes without a word: HAProxy notices, and its clients come back elsewhere', {
-  skip: skip || (process.getuid() !== 0 && 'needs root, for network namespaces'),
-}, async (t) => {
-  const fleet = await startFleet(t, { namespaces: true })
-  const room = new Room(t, fleet, MEMBERS / 2)
-  await room.settled()
-  room.talk()
-  await room.converses()
-  const [host] = fleet.hosts
-  const own = room.of({ host: host.name })
-  const noticed = await room.incident("A host's cable was pulled", own, async () => fleet.setLink(host, false))
-  assertOnly(noticed, own)
-  const again = await room.incident('The cable was put in again', [], async () => {
-    fleet.setLink(host, true)
-    await proxySees(fleet, UP)
-  })
-  assertOnly(again, [])
+test('HAProxy: who is new and refused with 503 is sent to another host; who has a session is not', {}, async (t) => {
+  const { port, asked } = await proxyBefore(t, { h1: 503, h2: 200, h3: 200 })
+  // Enough for each host to be the first of some.
+  for (let n = 0; n < 24; n++) {
+    const { status, body } = await request(port, { localAddress: loopback(n) })
+    assert.equal(status, 200)
+    assert.notEqual(body, 'h1')
+  }
+  assert.deepEqual(new Set(asked), new Set(['h1', 'h2', 'h3']))
+  asked.length = 0
+  for (const [host, status] of [
+    ['h1', 503],
+    ['h2', 200],
+    ['h3', 200],
+  ]) {
+    assert.equal((await request(port, { path: `/socket.io/?EIO=4&sid=${host}.a.b` })).status, status)
+  }
+  assert.deepEqual(asked, ['h1', 'h2', 'h3'])
+  // A host that nobody has heard of is as good as none.
+  assert.match((await request(port, { path: '/socket.io/?EIO=4&sid=h9.a.b' })).body, /^h[123]$/)
 })
 
-test('browsers chat through HAProxy, over all hosts', { skip: skip || noBrowser }, async (t) => {
-  const fleet = await startFleet(t)
-  const browser = await launch()
-  const pages = []
-  // To the browsers, which have one address, a host comes by chance; so one of them has another one's.
-  const room = new Room(t, fleet, 6)
-  await room.settled()
-  for (const n of [0, 1]) {
-    const context = await browser.newContext()
-    const page = await context.newPage()
-    page.on('pageerror', (error) => assert.fail(error))
-    t.after(() => context.close())
-    await page.goto(fleet.url)
-    await page.locator('body[data-state=connected]').waitFor()
-    await page.locator('#where').filter({ hasText: 'over websocket' }).waitFor()
-    pages[n] = page
-  }
-  const said = (page, text) => page.locator('#log li').filter({ hasText: text }).first().waitFor()
-  await pages[0].getByLabel('Message').fill('hello')
-  await pages[0].getByRole('button', { name: 'Say' }).click()
-  for (const page of pages) await said(page, 'hello')
-  await until(() => room.members.every(({ heard }) => heard.has('hello')))
-  for (const member of room.members) await member.say(`from ${member.n}`)
-  for (const page of pages) for (const { n } of room.members) await said(page, `from ${n}`)
+describe('smaller fleets', { concurrency: 2 }, () => {
+  test('a host vanishes without a word: HAProxy notices, and its clients come back elsewhere', {
+    skip: skip || (process.getuid() !== 0 && 'needs root, for network namespaces'),
+  }, async (t) => {
+    const fleet = await startFleet(t, { namespaces: true })
+    const room = new Room(t, fleet, MEMBERS / 2)
+    await room.settled()
+    room.talk()
+    await room.converses()
+    // The one with the most clients.
+    const [host] = [...fleet.hosts].sort((a, b) => room.of({ host: b.name }).length - room.of({ host: a.name }).length)
+    const own = room.of({ host: host.name })
+    const noticed = await room.incident("A host's cable was pulled", own, async () => fleet.setLink(host, false))
+    assertOnly(noticed, own)
+    const again = await room.incident('The cable was put in again', [], async () => {
+      fleet.setLink(host, true)
+      await proxySees(fleet, UP)
+    })
+    assertOnly(again, [])
+  })
 
-  const where = await pages[0].locator('#where').textContent()
-  const host = fleet.hosts.find(({ name }) => where.includes(`host ${name}`))
-  await fleet.killHost(host)
-  for (const page of pages) {
-    await said(page, 'Disconnected')
-    await said(page, 'Back')
-    await page
-      .locator('#where')
-      .filter({ hasNotText: `host ${host.name}` })
-      .filter({ hasText: 'over websocket' })
-      .waitFor()
-  }
-  await pages[1].getByLabel('Message').fill('still here')
-  await pages[1].getByLabel('Message').press('Enter')
-  for (const page of pages) await said(page, 'still here')
+  test('browsers chat through HAProxy, over all hosts', { skip: skip || noBrowser }, async (t) => {
+    const fleet = await startFleet(t, { grace: 1000 })
+    const browser = await launch()
+    const pages = []
+    // To the browsers, which have one address, a host comes by chance; so one of them has another one's.
+    const room = new Room(t, fleet, 6)
+    await room.settled()
+    for (const n of [0, 1]) {
+      const context = await browser.newContext()
+      const page = await context.newPage()
+      page.on('pageerror', (error) => assert.fail(error))
+      t.after(() => context.close())
+      await page.goto(fleet.url)
+      await page.locator('body[data-state=connected]').waitFor()
+      await page.locator('#where').filter({ hasText: 'over websocket' }).waitFor()
+      pages[n] = page
+    }
+    const said = (page, text) => page.locator('#log li').filter({ hasText: text }).first().waitFor()
+    await pages[0].getByLabel('Message').fill('hello')
+    await pages[0].getByRole('button', { name: 'Say' }).click()
+    for (const page of pages) await said(page, 'hello')
+    await until(() => room.members.every(({ heard }) => heard.has('hello')))
+    for (const member of room.members) await member.say(`from ${member.n}`)
+    for (const page of pages) for (const { n } of room.members) await said(page, `from ${n}`)
+
+    // A host leaves, and does not wait for WebSockets for long: its browsers go on elsewhere, and miss nothing.
+    const where = await pages[0].locator('#where').textContent()
+    const host = fleet.hosts.find(({ name }) => where.includes(`host ${name}`))
+    host.wanted = false
+    signal(host.primary.pid, 'SIGTERM')
+    for (const page of pages) {
+      await said(page, 'Disconnected')
+      await said(page, 'Back, and nothing is missing.')
+      const elsewhere = page.locator('#where').filter({ hasNotText: `host ${host.name}` })
+      await elsewhere.filter({ hasText: 'over websocket' }).waitFor()
+    }
+    await pages[1].getByLabel('Message').fill('still here')
+    await pages[1].getByLabel('Message').press('Enter')
+    for (const page of pages) await said(page, 'still here')
+  })
 })

@@ -57,10 +57,10 @@ function checkShell(text) {
   }
 }
 
-/** The tests of proxies run the whole file; what is shown of it must be in there. */
+/** Tests run the whole file, of examples/proxies or another folder; what is shown of it must be in there. */
 function checkLines(file, text) {
   const lines = (of) => of.split('\n').map((line) => line.trim().replace(/\s+/g, ' '))
-  const there = lines(fs.readFileSync(path.join(ROOT, 'examples', 'proxies', file), 'utf8'))
+  const there = lines(fs.readFileSync(path.join(ROOT, 'examples', file.includes('/') ? '' : 'proxies', file), 'utf8'))
   for (const line of lines(text).filter((line) => line && line !== '…')) {
     assert.ok(there.includes(line), `${file} does not say: ${line}`)
   }
@@ -121,6 +121,9 @@ function checkDockerfile({ text }) {
 function checkManifest(text) {
   const parts = text.split(/^---$/m).map((part) => yaml.load(part))
   const of = (kind) => parts.find((part) => part.kind === kind)
+  const ingress = of('Ingress')
+  if (ingress) checkIngress(ingress, of('Service'))
+  if (ingress && !of('Deployment')) return
   const { template, selector } = of('Deployment').spec
   const [container] = template.spec.containers
   const service = of('Service').spec
@@ -128,8 +131,18 @@ function checkManifest(text) {
   assert.deepEqual(service.selector, selector.matchLabels)
   const ports = container.ports.map(({ containerPort }) => containerPort)
   assert.ok(ports.includes(service.ports[0].targetPort))
-  assert.ok(ports.includes(container.readinessProbe.tcpSocket.port))
-  for (const { value } of container.env) assert.equal(typeof value, 'string')
+  const { tcpSocket, httpGet } = container.readinessProbe
+  assert.ok(ports.includes((tcpSocket ?? httpGet).port))
+  for (const { value, valueFrom } of container.env) assert.ok(typeof value === 'string' || valueFrom)
+}
+
+/** Its annotations are text, and it leads to the service that is shown beside it, if one is. */
+function checkIngress({ metadata, spec }, service) {
+  for (const [name, value] of Object.entries(metadata.annotations)) assert.equal(typeof value, 'string', name)
+  const [{ backend }] = spec.rules[0].http.paths
+  if (!service) return
+  assert.equal(backend.service.name, service.metadata.name)
+  assert.equal(backend.service.port.number, service.spec.ports[0].port)
 }
 
 module.exports = { checkConfiguration }

@@ -3,10 +3,14 @@
 // A fleet of examples/fleet for a test, and clients who chat through it and keep an account of what they notice.
 
 const assert = require('node:assert/strict')
+const { spawn } = require('node:child_process')
+const { once } = require('node:events')
 const http = require('node:http')
+const net = require('node:net')
 const { io } = require('socket.io-client')
-const { Fleet, missing } = require('../../examples/fleet/fleet')
-const { loopback, until } = require('./client')
+const { CONFIG, Fleet, find, freePort, missing } = require('../../examples/fleet/fleet')
+const { loopback, request, until } = require('./client')
+const { directory } = require('./places')
 
 /** Why these tests cannot run here, if they cannot. In CI, which installs all they need, that is an error. */
 function missingFleet() {
@@ -110,10 +114,12 @@ class Room {
       { length: size },
       (_, n) => new Member(fleet.port, n, n % 2 === 0 ? 'polling' : 'websocket'),
     )
-    t.after(() => {
-      clearInterval(this.#talk)
-      for (const member of this.members) member.end()
-    })
+    t.after(() => this.end())
+  }
+
+  end() {
+    clearInterval(this.#talk)
+    for (const member of this.members) member.end()
   }
 
   /** The members of a host or worker, or of a transport. */
@@ -212,6 +218,54 @@ class Room {
 
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(2)} s`
 
+/**
+ * HAProxy as the fleet has it, in front of hosts that are only what they answer.
+ * @param {import('node:test').TestContext} t
+ * @param {Record<'h1' | 'h2' | 'h3', number>} statuses
+ * @returns {Promise<{ port: number, asked: string[] }>} its port, and which hosts have been asked
+ */
+async function proxyBefore(t, statuses) {
+  const asked = []
+  const ports = {}
+  for (const [host, status] of Object.entries(statuses)) {
+    const server = net.createServer((socket) => {
+      socket.on('error', () => {})
+      // With the PROXY header it is all in one piece.
+      socket.once('data', (data) => {
+        if (!data.includes('GET /health')) asked.push(host)
+        socket.end(`HTTP/1.1 ${status} Host\r\nContent-Length: ${host.length}\r\n\r\n${host}`)
+      })
+    })
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    t.after(() => server.close())
+    ports[host.toUpperCase()] = `127.0.0.1:${server.address().port}`
+  }
+  // How they are is all the same: they live, and no agent says more.
+  const health = http.createServer((_request, response) => response.end())
+  await once(health.listen(0, '127.0.0.1'), 'listening')
+  t.after(() => health.close())
+  const port = await freePort('127.0.0.1')
+  const child = spawn(find('haproxy'), ['-db', '-f', CONFIG], {
+    env: {
+      ...process.env,
+      ...ports,
+      FOLDER: directory(t),
+      BIND: `127.0.0.1:${port}`,
+      HEALTH_PORT: `${health.address().port}`,
+      AGENT_PORT: `${await freePort('127.0.0.1')}`,
+    },
+    stdio: 'ignore',
+  })
+  const exited = once(child, 'exit')
+  t.after(async () => {
+    child.kill('SIGKILL')
+    await exited
+  })
+  await until(() => request(port).then(Boolean, () => child.exitCode !== null))
+  asked.length = 0
+  return { port, asked }
+}
+
 /** Waits until HAProxy sees all hosts like this. */
 async function proxySees(fleet, states) {
   await until(async () => {
@@ -230,4 +284,4 @@ function someWorker(room) {
   return pid
 }
 
-module.exports = { Room, missingFleet, proxySees, someWorker, startFleet }
+module.exports = { Room, missingFleet, proxyBefore, proxySees, someWorker, startFleet }

@@ -225,6 +225,13 @@ const WAYS = {
     const { port } = await running.listens()
     await sticky(running, (localAddress) => request(port, { localAddress }))
   },
+  /** How a proxy asks, on two ports more. */
+  async health(running) {
+    await WAYS.http(running)
+    const { status } = await request((await running.listens(1)).port, { path: '/health' })
+    assert.equal(status, 200)
+    assert.equal(await readAll(net.connect((await running.listens(2)).port, '127.0.0.1')), 'up ready\n')
+  },
   async 'second port'(running) {
     const [{ port }, { port: second }] = [await running.listens(0), await running.listens(1)]
     await sticky(running, (localAddress) => request(port, { localAddress }))

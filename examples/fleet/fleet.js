@@ -13,6 +13,7 @@ const os = require('node:os')
 const path = require('node:path')
 
 const NAMES = ['h1', 'h2', 'h3']
+const CONFIG = path.join(__dirname, 'haproxy.cfg')
 
 // Of the hosts' network, where it is one of namespaces.
 const NETWORK = '10.99.0'
@@ -82,6 +83,11 @@ class Fleet extends EventEmitter {
     await this.#startProxy()
   }
 
+  get redisUrl() {
+    const { host, port } = this.#redisAt
+    return `redis://:${this.#password}@${host}:${port}`
+  }
+
   get url() {
     return `http://127.0.0.1:${this.port}`
   }
@@ -95,7 +101,6 @@ class Fleet extends EventEmitter {
   async startHost(host) {
     host.wanted = true
     const { workers, grace } = this.#options
-    const { host: redis, port } = this.#redisAt
     const primary = this.#spawn(host.namespace, process.execPath, [path.join(__dirname, 'host.js')], {
       NAME: host.name,
       ADDRESS: host.address,
@@ -104,7 +109,7 @@ class Fleet extends EventEmitter {
       AGENT_PORT: `${this.#ports.agent}`,
       WORKERS: `${workers}`,
       STICKY_SEED: this.#seed,
-      REDIS_URL: `redis://:${this.#password}@${redis}:${port}`,
+      REDIS_URL: this.redisUrl,
       TAKE_OVER: path.join(this.#folder, `${host.name}.sock`),
       GRACE: `${grace}`,
     })
@@ -171,9 +176,8 @@ class Fleet extends EventEmitter {
   // ---- HAProxy ----
 
   async #startProxy() {
-    const config = path.join(__dirname, 'haproxy.cfg')
     const servers = this.hosts.map(({ name, address }) => [name.toUpperCase(), `${address}:${this.#ports.app}`])
-    this.#haproxy = this.#spawn(undefined, find('haproxy'), ['-db', '-f', config], {
+    this.#haproxy = this.#spawn(undefined, find('haproxy'), ['-db', '-f', CONFIG], {
       FOLDER: this.#folder,
       BIND: `127.0.0.1:${this.port}`,
       HEALTH_PORT: `${this.#ports.health}`,
@@ -221,6 +225,10 @@ class Fleet extends EventEmitter {
 
   /** A switch, to which Redis is connected, and a cable to each host. Nothing of it is in the machine's own network. */
   #connectNamespaces() {
+    // What a fleet left that was killed.
+    for (const [left, pid] of ip(['netns', 'list']).matchAll(/^fleet(\d+)-\w+/gm)) {
+      if (!fs.existsSync(`/proc/${pid}`)) ip(['netns', 'del', left])
+    }
     const name = (of) => `fleet${process.pid}-${of}`
     const add = (of) => {
       ip(['netns', 'add', name(of)])
@@ -286,7 +294,7 @@ async function freePort(host) {
 }
 
 function ip(args) {
-  execFileSync(find('ip'), args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  return execFileSync(find('ip'), args, { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' })
 }
 
 function signal(pid, name) {
@@ -318,4 +326,4 @@ function missing() {
   if (!fs.existsSync(path.join(__dirname, 'node_modules'))) return 'its packages are not installed: npm run setup:fleet'
 }
 
-module.exports = { Fleet, missing }
+module.exports = { CONFIG, Fleet, find, freePort, missing }

@@ -2,6 +2,8 @@
 
 // A worker: a chat over socket.io. What rooms and sessions have in common is in Redis, by the adapter of socket.io; this
 // file is what it would be behind any other balancer, but for the two lines with `sticky`.
+//
+// The smallest size is this file alone: PORT=8080 node examples/fleet/server.js
 
 const fs = require('node:fs')
 const http = require('node:http')
@@ -12,35 +14,22 @@ const { createAdapter } = require('@socket.io/redis-streams-adapter')
 const { Server } = require('socket.io')
 const sticky = require('../..') // require('sticky-listen') in a program of your own
 
-const { NAME, REDIS_URL, GRACE = '30000' } = process.env
+const { NAME = 'h0', PORT = '8080', REDIS_URL, GRACE = '30000' } = process.env
 
 const page = fs.readFileSync(path.join(__dirname, 'public', 'index.html'))
 
 main()
 
 async function main() {
-  const redis = createClient({
-    url: REDIS_URL,
-    // While Redis is away, what is to be sent waits. Soon, but not all workers at once, for as long as it takes.
-    socket: { reconnectStrategy: (tries) => Math.min(50 * 2 ** tries, 500) + Math.random() * 100 },
-  })
-  // Without a listener the first error would end the worker. It is told once, and not of every try.
-  let told = false
-  redis.on('error', (error) => {
-    if (!told) console.error(`${NAME}, worker ${process.pid}: Redis: ${error.message || error.code}`)
-    told = true
-  })
-  redis.on('ready', () => {
-    told = false
-  })
-  await redis.connect()
+  // One process has nobody to share with.
+  const redis = REDIS_URL && (await connectRedis(REDIS_URL))
 
   const server = http.createServer((request, response) => {
     if (request.url === '/') response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(page)
     else response.writeHead(404, { 'content-type': 'text/plain' }).end('There is nothing here.\n')
   })
   const io = new Server(server, {
-    adapter: createAdapter(redis),
+    ...(redis && { adapter: createAdapter(redis) }),
     // Who comes back within two minutes has its rooms again, and gets what it missed: at any worker of any host.
     connectionStateRecovery: { maxDisconnectionDuration: 120_000 },
   })
@@ -56,10 +45,30 @@ async function main() {
     })
   })
 
+  if (!process.send) return server.listen(Number(PORT))
   sticky.listen(server)
 
   // Another version has taken over, the host ends, or its balancer is gone.
   process.once('disconnect', () => retire(io, redis))
+}
+
+/** @param {string} url */
+async function connectRedis(url) {
+  const redis = createClient({
+    url,
+    // While Redis is away, what is to be sent waits. Soon, but not all workers at once, for as long as it takes.
+    socket: { reconnectStrategy: (tries) => Math.min(50 * 2 ** tries, 500) + Math.random() * 100 },
+  })
+  // Without a listener the first error would end the worker. It is told once, and not of every try.
+  let told = false
+  redis.on('error', (error) => {
+    if (!told) console.error(`${NAME}, worker ${process.pid}: Redis: ${error.message || error.code}`)
+    told = true
+  })
+  redis.on('ready', () => {
+    told = false
+  })
+  return redis.connect()
 }
 
 /**
@@ -80,6 +89,6 @@ async function retire(io, redis) {
   // Those that are left come back elsewhere, and are recovered as well.
   await io.close()
   // Once everything is written.
-  await redis.close()
+  await redis?.close()
   process.exit()
 }

@@ -77,6 +77,8 @@ process.once('SIGTERM', leave)
 /** Ends, so that nobody is sent here meanwhile. */
 async function leave() {
   leaving = true
+  // Who comes all the same is told to try another host.
+  balancer.drain()
   health.drain()
   await Promise.race([told('drain'), new Promise((resolve) => setTimeout(resolve, PATIENCE).unref())])
   balancer.close()

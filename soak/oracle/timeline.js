@@ -1,0 +1,96 @@
+'use strict'
+
+// Who served which slot when, from what the primaries wrote down.
+
+/**
+ * @typedef {import('../log').Entry} Entry
+ * @typedef {{ from: number, to: number, primary: number, pids: (number | null)[] }} Table
+ */
+
+class Timeline {
+  /** @type {Table[]} in the order of their beginning */
+  tables = []
+  /** @type {Map<number, number[]>} for a number of slots, the slot of each client */
+  #slotsOf = new Map()
+  /** @type {string[]} what primaries say that contradicts what was said before */
+  contradictions = []
+
+  /** @param {Entry[]} entries in order */
+  constructor(entries) {
+    /** @type {Set<number>} primaries that serve, or did */
+    const reigned = new Set()
+    let reigning = 0
+    for (const { t, pid, what, ...fields } of entries) {
+      if (what === 'slots') this.#learn(fields.count, fields.slotOf)
+      if (what !== 'table') continue
+      const { pids } = fields
+      // One that takes over does so once all its slots have workers, and ends the reign of the one before.
+      if (!reigned.has(pid) && pids.length > 0 && pids.every(Boolean)) {
+        reigned.add(pid)
+        reigning = pid
+      }
+      if (pid !== reigning) continue
+      const last = this.tables.at(-1)
+      if (last) last.to = t
+      this.tables.push({ from: t, to: Infinity, primary: pid, pids })
+    }
+  }
+
+  /**
+   * @param {number} count
+   * @param {number[]} slotOf
+   */
+  #learn(count, slotOf) {
+    const known = this.#slotsOf.get(count)
+    if (!known) this.#slotsOf.set(count, slotOf)
+    else if (known.some((slot, n) => slot !== slotOf[n])) {
+      this.contradictions.push(`with ${count} slots clients are in ${slotOf}, and were in ${known}`)
+    }
+  }
+
+  /**
+   * The slot of a client when there are so many, if that was told.
+   * @param {number} client
+   * @param {number} count
+   */
+  slotOf(client, count) {
+    return this.#slotsOf.get(count)?.[client]
+  }
+
+  /**
+   * The tables that were in force within a time.
+   * @param {number} from
+   * @param {number} to
+   */
+  within(from, to) {
+    return this.tables.filter((table) => table.from <= to && table.to >= from)
+  }
+
+  /**
+   * For how long, within a time, a slot had no worker: since the one before was killed, though that is noticed later.
+   * @param {number} slot
+   * @param {number} from
+   * @param {number} to
+   * @param {(pid: number) => number | undefined} killedAt
+   */
+  emptyFor(slot, from, to, killedAt) {
+    let sum = 0
+    for (const [n, table] of this.tables.entries()) {
+      let end = table.to
+      let begin = table.from
+      if (slot >= table.pids.length) continue
+      const pid = table.pids[slot]
+      if (pid !== null) {
+        const killed = killedAt(pid)
+        if (killed === undefined || killed > end) continue
+        begin = Math.max(begin, killed)
+      }
+      // The balancer may have known of the next worker a moment later than it wrote.
+      end = this.tables[n + 1] ? end : Infinity
+      sum += Math.max(0, Math.min(end, to) - Math.max(begin, from))
+    }
+    return sum
+  }
+}
+
+module.exports = { Timeline }

@@ -1,0 +1,331 @@
+'use strict'
+
+// Lives a history: starts a primary, lets clients ask, does each step at its time, brings everything to rest, and hands over
+// what was written down.
+
+const fs = require('node:fs')
+const os = require('node:os')
+const path = require('node:path')
+const { now } = require('./clock')
+const { clientsOf } = require('./load/clients')
+const { Load } = require('./load/load')
+const { readLog } = require('./log')
+const { Primary, signal, wait } = require('./process')
+const { Random } = require('./random')
+const { STEPS } = require('./steps')
+
+/**
+ * @typedef {import('./history').History} History
+ * @typedef {import('./history').Step} Step
+ * @typedef {import('./oracle/judge').Evidence} Evidence
+ * @typedef {import('./oracle/judge').Fault} Fault
+ */
+
+// What takes longer never comes: an upgrade, rest, an end. Machines that run this are busy.
+const NEVER = 60_000
+
+// How often is looked at what no event tells.
+const LOOK_EVERY = 50
+
+class World {
+  #history
+  #folder
+  #log
+  #takeOver
+  /** @type {string[]} */
+  #clients
+  /** @type {Set<number>} processes that are stopped now */
+  #stopped = new Set()
+  /** @type {Set<InstanceType<typeof Primary>>} that are expected to end */
+  #ending = new Set()
+  /** @type {InstanceType<typeof Primary>[]} */
+  #primaries = []
+  /** Upgrades come one after the other. */
+  #upgrading = Promise.resolve()
+  /** @type {InstanceType<typeof Primary> | undefined} */
+  #next
+  /** @type {Fault[]} */
+  faults = []
+  /** @type {{ at: number, text: string }[]} */
+  troubles = []
+  /** @type {Map<string, number>} */
+  tokens = new Map()
+  began = 0
+  port = 0
+  /** @type {InstanceType<typeof Primary>} */
+  primary
+  /** @type {InstanceType<typeof Load>} */
+  load
+
+  /** @param {History} history */
+  constructor(history) {
+    this.#history = history
+    this.random = new Random(history.seed ^ 0x50a4)
+    this.#folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-soak-'))
+    this.#log = path.join(this.#folder, 'log')
+    this.#takeOver = path.join(this.#folder, 'balancer.sock')
+    this.#clients = clientsOf(history.configuration)
+    process.once('exit', this.#clean)
+    this.primary = this.#start(history.configuration.slots)
+    this.load = /** @type {any} */ (undefined)
+  }
+
+  #clean = () => {
+    for (const pid of this.#stopped) signal(pid, 'SIGCONT')
+    fs.rmSync(this.#folder, { recursive: true, force: true })
+  }
+
+  /**
+   * @param {number} slots
+   * @returns {InstanceType<typeof Primary>}
+   */
+  #start(slots) {
+    const configuration = { ...this.#history.configuration, slots }
+    const primary = new Primary({ configuration, takeOver: this.#takeOver, clients: this.#clients }, this.#log)
+    this.#primaries.push(primary)
+    primary.exited.then(({ code, signal }) => {
+      if (!this.#ending.has(primary)) this.#trouble(`the primary ${primary.pid} ended (${signal ?? code})`)
+    })
+    return primary
+  }
+
+  /** @param {string} text */
+  #trouble(text) {
+    this.troubles.push({ at: now(), text })
+  }
+
+  /** @returns {Promise<Evidence>} */
+  async live() {
+    const { configuration, ms, steps } = this.#history
+    this.port = await this.primary.call('listen', 0)
+    await this.#served()
+    const { mode } = await this.primary.call('steering')
+    this.began = now()
+    this.load = new Load(configuration, this.random.fork(), this.port)
+    this.load.onToken = (/** @type {string} */ token) => void this.#learn(token)
+    const done = steps.map((step) => this.#step(step))
+    await wait(ms)
+    await Promise.all(done)
+    await this.#rest()
+    await this.#end()
+    const entries = readLog(this.#log)
+    const { exchanges } = this.load
+    const { faults, troubles, tokens } = this
+    process.off('exit', this.#clean)
+    this.#clean()
+    const kernel = mode === 'kernel'
+    return { configuration, kernel, clients: this.#clients, exchanges, entries, faults, tokens, troubles }
+  }
+
+  /** @param {Step} step */
+  async #step(step) {
+    await wait(step.at)
+    try {
+      await STEPS[step.kind](this, /** @type {any} */ (step))
+    } catch (error) {
+      this.#trouble(`${step.kind}: ${/** @type {Error} */ (error).stack}`)
+    }
+  }
+
+  // From here on: what the steps use.
+
+  /**
+   * One of the workers that serve, or are about to.
+   * @param {number} pick
+   */
+  worker(pick) {
+    const pids = [...this.primary.table, ...(this.#next?.table ?? [])].filter((pid) => pid !== null)
+    return pids[pick % pids.length]
+  }
+
+  /** @param {number} pid */
+  kill(pid) {
+    this.faults.push({ kind: 'kill', pid, from: now(), to: now() })
+    signal(pid, 'SIGKILL')
+  }
+
+  /**
+   * @param {number} pid
+   * @param {number} ms
+   */
+  async stop(pid, ms) {
+    if (this.#stopped.has(pid) || !signal(pid, 'SIGSTOP')) return
+    this.#stopped.add(pid)
+    await wait(ms)
+    this.#stopped.delete(pid)
+    signal(pid, 'SIGCONT')
+  }
+
+  /**
+   * @param {Omit<Fault, 'from' | 'to'>} fault
+   * @param {() => Promise<unknown>} work
+   */
+  async during(fault, work) {
+    const open = { ...fault, from: now(), to: Infinity }
+    this.faults.push(open)
+    await work()
+    open.to = now()
+  }
+
+  /**
+   * Asks the primary for something, which may be closing.
+   * @param {string} method
+   * @param {...any} args
+   */
+  async ask(method, ...args) {
+    const { primary } = this
+    try {
+      await primary.call(method, ...args)
+    } catch (error) {
+      if (!this.#ending.has(primary)) throw error
+    }
+  }
+
+  /**
+   * Another version takes over, with so many slots.
+   * @param {number} slots
+   */
+  upgrade(slots) {
+    return this.#inTurn(async () => {
+      const before = this.primary
+      const next = this.#start(slots)
+      this.#next = next
+      this.#ending.add(before)
+      try {
+        await next.call('listen', this.port)
+      } catch (error) {
+        // Its predecessor had no descriptors to tell it anything.
+        const excused = this.faults.some(({ kind, to }) => kind === 'primary-descriptors' && to + 5000 > now())
+        this.#ending.add(next).delete(before)
+        next.kill()
+        if (!excused) throw error
+        return
+      }
+      if (await within(NEVER, before.closed)) this.primary = next
+      else this.#trouble(`${next.pid} has not taken over from ${before.pid}`)
+    })
+  }
+
+  /**
+   * Another version comes and crashes before it is ready.
+   * @param {number} ms
+   */
+  abortUpgrade(ms) {
+    return this.#inTurn(async () => {
+      const next = this.#start(0)
+      this.#ending.add(next)
+      next.call('listen', this.port).catch(() => {})
+      await wait(ms)
+      next.kill()
+      await next.exited
+    })
+  }
+
+  /** @param {() => Promise<void>} upgrade */
+  #inTurn(upgrade) {
+    const turn = this.#upgrading.then(upgrade).finally(() => {
+      this.#next = undefined
+    })
+    this.#upgrading = turn.catch(() => {})
+    return turn
+  }
+
+  /**
+   * The slot that a token names is known only to primaries.
+   * @param {string} token
+   */
+  async #learn(token) {
+    const slot = await this.primary.call('slotOf', token).catch(() => null)
+    if (slot !== null) this.tokens.set(token, slot)
+  }
+
+  // From here on: how it ends.
+
+  /** Until each slot has a worker. */
+  async #served() {
+    const served = async () => {
+      const { slots } = await this.primary.call('stats')
+      return slots.length > 0 && slots.every((/** @type {any} */ { pid }) => pid)
+    }
+    if (!(await until(served))) this.#trouble('not all slots are served')
+  }
+
+  /** All clients are done, everything is as it should be, and each client is answered. */
+  async #rest() {
+    await this.load.end()
+    await this.#served()
+    await this.load.askAll()
+    /** @type {any} */
+    let stats
+    const settled = async () => {
+      stats = await this.primary.call('stats')
+      const { accepted, adopted, refused, gone, rejected, waiting, identifying } = stats
+      return accepted === adopted + refused + gone + rejected && waiting === 0 && identifying === 0
+    }
+    if (!(await until(settled))) this.#trouble(`the counters do not add up at rest: ${JSON.stringify(stats)}`)
+    let open = 0
+    const closed = async () => {
+      open = openConnections(this.port)
+      return open === 0
+    }
+    if (!(await until(closed))) this.#trouble(`${open} connections are still open on the side of the server`)
+  }
+
+  async #end() {
+    const { primary } = this
+    for (const one of this.#primaries) this.#ending.add(one)
+    primary.call('close').catch(() => {})
+    if (!(await within(NEVER, primary.closed))) this.#trouble('close() does not end')
+    for (const one of this.#primaries) {
+      if (await within(NEVER, one.exited)) continue
+      this.#trouble(`the primary ${one.pid} does not exit`)
+      one.kill()
+      await one.exited
+    }
+  }
+}
+
+/**
+ * Whether that comes in time.
+ * @param {number} ms
+ * @param {Promise<unknown>} awaited
+ * @returns {Promise<boolean>}
+ */
+async function within(ms, awaited) {
+  /** @type {NodeJS.Timeout | undefined} */
+  let timer
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms, false)
+  })
+  const came = await Promise.race([awaited.then(() => true), late])
+  clearTimeout(timer)
+  return Boolean(came)
+}
+
+/**
+ * Whether that becomes so in time.
+ * @param {() => Promise<boolean>} condition
+ */
+async function until(condition) {
+  for (const by = now() + NEVER; now() < by; await wait(LOOK_EVERY)) {
+    if (await condition().catch(() => false)) return true
+  }
+  return false
+}
+
+const LISTENING = '0A'
+
+/**
+ * Connections at a port that some process has open, at the end of the server.
+ * @param {number} port
+ */
+function openConnections(port) {
+  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const lines = fs.readFileSync('/proc/net/tcp', 'utf8').trim().split('\n').slice(1)
+  return lines.filter((line) => {
+    const [, address, , state, , , , , , inode] = line.trim().split(/\s+/)
+    return address.endsWith(local) && state !== LISTENING && inode !== '0'
+  }).length
+}
+
+module.exports = { World }

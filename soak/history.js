@@ -18,7 +18,7 @@ const { Random } = require('./random')
  * @property {number} at milliseconds after the load began
  * @property {Kind} kind
  * @property {number} [pick] which worker or slot, modulo how many there are then
- * @property {number} [ms] for how long
+ * @property {number} [ms] for how long, or how far
  * @property {number} [count] of connections, slots or descriptors
  */
 
@@ -44,11 +44,14 @@ const WEIGHTS = {
   hostile: 8,
   upgrade: 4,
   'abort-upgrade': 2,
+  clock: 2,
   'worker-descriptors': 2,
   'primary-descriptors': 2,
 }
 
 const MAX_SLOTS = 4
+
+const DAY = 24 * 3600 * 1000
 
 // Nobody's patience ends in a history, and everybody's does.
 const PATIENT = { maxRetries: 400, retryDelay: 100 }
@@ -72,6 +75,7 @@ const DRAWN = {
     ms: random.integer(500, 2500),
     count: random.integer(80, 120),
   }),
+  clock: (random) => ({ ms: random.integer(-DAY, DAY) }),
   'primary-descriptors': (random) => ({ ms: random.integer(300, 1500), count: random.integer(5, 40) }),
 }
 

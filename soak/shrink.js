@@ -10,6 +10,8 @@
  * @returns {Promise<T[]>}
  */
 async function shortest(list, fails, isOver = () => false) {
+  // What fails without anything is looked for at another place.
+  if (list.length > 0 && !isOver() && (await fails([]))) return []
   let pieces = 2
   while (list.length > 0 && !isOver()) {
     const size = Math.ceil(list.length / pieces)

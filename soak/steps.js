@@ -42,6 +42,8 @@ const STEPS = {
   upgrade: (world, { count }) => world.upgrade(count),
   'abort-upgrade': (world, { ms }) => world.abortUpgrade(ms),
 
+  clock: (world, { ms }) => world.ask('setClock', ms),
+
   async 'worker-descriptors'(world, { pick, ms, count }) {
     const pid = world.worker(pick)
     if (pid === undefined) return

@@ -212,15 +212,16 @@ class Load {
   }
 
   /**
-   * A response brings the cookie exactly if the request did not show it.
+   * A response brings the cookie if the request showed no session, and does not bring it if it showed that of its slot. Who
+   * showed another may have another one by now, as where that slot is gone.
    * @param {Exchange} exchange
    * @param {string | undefined} cookie
    */
   #checkCookie(exchange, cookie) {
     const set = cookie?.split(/[=;]/)[1]
-    const expected = exchange.shown === exchange.token ? undefined : exchange.token
-    // A kept connection shows what it showed at first, when its client may know better.
-    if (set !== expected) exchange.error = `the cookie is ${cookie}, showing ${exchange.shown} to ${exchange.token}`
+    const { shown, token } = exchange
+    const right = shown === undefined ? set === token : set === undefined || (shown !== token && set === token)
+    if (!right) exchange.error = `the cookie is ${cookie}, showing ${shown} to ${token}`
   }
 }
 

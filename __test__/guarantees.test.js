@@ -165,6 +165,20 @@ test('guarantee 9, make before break: a rolling replacement of cluster workers r
   assert.deepEqual([slots.length, refused], [3, 0])
 })
 
+test('guarantee 1, sticky: a clock that is set costs a worker that died no slot', async (t) => {
+  const options = { maxRetries: 100_000, retryDelay: 1 }
+  const { primary, port } = await balanced(t, { workers: 2, options })
+  const workers = await workersOf(port, 20)
+  const [killed] = workers
+  const kept = workers.find((pid) => pid !== killed)
+  signal(killed, 'SIGKILL')
+  await primary.next('exit')
+  await primary.call('setClock', 3_600_000)
+  // They wait for the successor, so the table is read every millisecond.
+  const after = await workersOf(port, 20)
+  for (const [client, pid] of workers.entries()) assert.equal(after[client] === kept, pid === kept, `client ${client}`)
+})
+
 test('guarantee 10, clean ends: close() stops accepting, settles what waits, ends thread and channels', async (t) => {
   const { primary, port } = await balanced(t, { workers: 1, options: { maxRetries: 1, retryDelay: 1500 } })
   const [worker] = await workersOf(port, 1)

@@ -34,7 +34,8 @@ class ClusterSlots {
 
   /** As the option `activeWorkers`. */
   activeWorkers() {
-    const now = Date.now()
+    // Not the time of day, which may be set.
+    const now = performance.now()
     for (const [slot, holder] of this.#slots.entries()) {
       if (!holder || holder.connected) continue
       this.#slots[slot] = undefined

@@ -24,6 +24,7 @@ const PROGRESS_EVERY = 10_000
 
 // Violations that are told in full; what one fault breaks often shows in many.
 const TOLD = 5
+const STDERR_TOLD = 8000
 
 const { values } = parseArgs({
   options: {
@@ -67,6 +68,7 @@ function report({ seed, configuration }, evidence, { violations }, began) {
     console.log(`\n${violation.rule}: ${violation.text}`)
     for (const line of lifeOf(violation, evidence, began)) console.log(`  ${line}`)
   }
+  if (evidence.said) console.log(`\non stderr:\n${evidence.said.slice(-STDERR_TOLD)}`)
 }
 
 /**

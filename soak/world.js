@@ -109,12 +109,13 @@ class World {
     await this.#rest()
     await this.#end()
     const entries = readLog(this.#log)
+    const said = fs.readFileSync(`${this.#log}.stderr`, 'utf8')
     const { exchanges } = this.load
     const { faults, troubles, tokens } = this
     process.off('exit', this.#clean)
     this.#clean()
     const kernel = mode === 'kernel'
-    return { configuration, kernel, clients: this.#clients, exchanges, entries, faults, tokens, troubles }
+    return { configuration, kernel, clients: this.#clients, exchanges, entries, faults, tokens, troubles, said }
   }
 
   /** @param {Step} step */

@@ -212,15 +212,15 @@ class Load {
   }
 
   /**
-   * A response brings the cookie if the request showed no session, and does not bring it if it showed that of its slot. Who
-   * showed another may have another one by now, as where that slot is gone.
+   * A response brings the cookie if the request showed no session. It may if it showed one: where its slot is gone, or where
+   * the worker has not heard yet how many slots there are.
    * @param {Exchange} exchange
    * @param {string | undefined} cookie
    */
   #checkCookie(exchange, cookie) {
     const set = cookie?.split(/[=;]/)[1]
     const { shown, token } = exchange
-    const right = shown === undefined ? set === token : set === undefined || (shown !== token && set === token)
+    const right = shown === undefined ? set === token : set === undefined || set === token
     if (!right) exchange.error = `the cookie is ${cookie}, showing ${shown} to ${token}`
   }
 }

@@ -25,6 +25,7 @@ const { Timeline } = require('./timeline')
  * @property {Fault[]} faults
  * @property {Map<string, number>} tokens the slots that they name
  * @property {{ at: number, text: string }[]} troubles what was seen from outside
+ * @property {string} said what all processes wrote to stderr
  */
 
 /**

@@ -128,6 +128,26 @@ const cases = {
     { exchanges: [lost('1', 'a')], faults: [{ kind: 'primary-descriptors', from: 19_000, to: 21_000 }] },
     'shed',
   ],
+  'a reset of what a primary had when it was killed': [
+    { exchanges: [lost('1', 'a')], faults: [{ kind: 'orphan', pid: 10, from: 20_000, to: 21_000 }] },
+    'lost with its primary',
+  ],
+  'a reset of what a worker had when its primary was killed': [
+    {
+      exchanges: [lost('1', 'a')],
+      entries: [adopted('a', 11)],
+      faults: [{ kind: 'orphan', pid: 10, from: 20_000, to: 21_000 }],
+    },
+    'nothing is lost',
+  ],
+  'a 502 between a primary that was killed and the next one': [
+    {
+      exchanges: [waited],
+      entries: [table(20_800, [21, 22], 20)],
+      faults: [{ kind: 'orphan', pid: 10, from: 20_000, to: 20_800 }],
+    },
+    '502',
+  ],
   'a kept connection that ends with a worker that leaves': [
     { exchanges: [{ ...lost('1', 'a'), nth: 1 }], entries: [adopted('a', 11), table(19_000, [13, 12])] },
     'kept by one that left',
@@ -239,6 +259,7 @@ const EVENTFUL = [
   { at: 6500, kind: 'reload' },
   { at: 7000, kind: 'primary-descriptors', ms: 400, count: 20 },
   { at: 7100, kind: 'clock', ms: 3_600_000 },
+  { at: 7600, kind: 'orphan', count: 2 },
 ]
 
 for (const [way, manager, options] of [

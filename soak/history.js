@@ -44,6 +44,7 @@ const WEIGHTS = {
   hostile: 8,
   upgrade: 4,
   'abort-upgrade': 2,
+  orphan: 1,
   clock: 2,
   'worker-descriptors': 2,
   'primary-descriptors': 2,
@@ -69,6 +70,7 @@ const DRAWN = {
   burst: (random) => ({ count: random.integer(20, 200) }),
   hostile: (random) => ({ count: random.integer(5, 40) }),
   upgrade: (random) => ({ count: random.integer(1, MAX_SLOTS) }),
+  orphan: (random) => ({ count: random.integer(1, MAX_SLOTS) }),
   'abort-upgrade': (random) => ({ ms: random.integer(50, 1500) }),
   'worker-descriptors': (random) => ({
     ...pick(random),

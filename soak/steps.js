@@ -40,6 +40,7 @@ const STEPS = {
     world.during({ kind: 'hostile', count }, () => annoy(world.port, count, world.random.fork())),
 
   upgrade: (world, { count }) => world.upgrade(count),
+  orphan: (world, { count }) => world.orphan(count),
   'abort-upgrade': (world, { ms }) => world.abortUpgrade(ms),
 
   clock: (world, { ms }) => world.ask('setClock', ms),

@@ -24,6 +24,9 @@ const { STEPS } = require('./steps')
 // What takes longer never comes: an upgrade, rest, an end. Machines that run this are busy.
 const NEVER = 60_000
 
+// For so long a successor waits for its predecessor to say something.
+const TAKE_OVER_TIME = 5000
+
 // How often is looked at what no event tells.
 const LOOK_EVERY = 50
 
@@ -192,16 +195,7 @@ class World {
       const next = this.#start(slots)
       this.#next = next
       this.#ending.add(before)
-      try {
-        await next.call('listen', this.port)
-      } catch (error) {
-        // Its predecessor had no descriptors to tell it anything.
-        const excused = this.faults.some(({ kind, to }) => kind === 'primary-descriptors' && to + 5000 > now())
-        this.#ending.add(next).delete(before)
-        next.kill()
-        if (!excused) throw error
-        return
-      }
+      if (!(await this.#listen(next, before))) return
       if (await within(NEVER, before.closed)) this.primary = next
       else this.#trouble(`${next.pid} has not taken over from ${before.pid}`)
     })
@@ -220,6 +214,48 @@ class World {
       next.kill()
       await next.exited
     })
+  }
+
+  /**
+   * The primary is killed when another one stands by that has no workers yet.
+   * @param {number} slots
+   */
+  orphan(slots) {
+    return this.#inTurn(async () => {
+      const before = this.primary
+      const next = this.#start(0)
+      this.#next = next
+      if (!(await this.#listen(next, before))) return
+      this.#ending.add(before)
+      await this.during({ kind: 'orphan', pid: before.pid }, async () => {
+        signal(before.pid, 'SIGKILL')
+        await before.exited
+        this.primary = next
+        await next.call('resize', slots)
+        await this.#served()
+      })
+    })
+  }
+
+  /**
+   * Lets the next primary listen, in the place of another. Returns whether it does.
+   * @param {InstanceType<typeof Primary>} next
+   * @param {InstanceType<typeof Primary>} before
+   */
+  async #listen(next, before) {
+    try {
+      await next.call('listen', this.port)
+      return true
+    } catch (error) {
+      // Its predecessor had no descriptors to tell it anything.
+      const excused = this.faults.some(({ kind, pid, to }) => {
+        return kind === 'primary-descriptors' && pid === before.pid && to + TAKE_OVER_TIME > now()
+      })
+      this.#ending.add(next).delete(before)
+      next.kill()
+      if (!excused) throw error
+      return false
+    }
   }
 
   /** @param {() => Promise<void>} upgrade */

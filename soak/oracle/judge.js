@@ -88,6 +88,7 @@ class Judging {
     this.#clientNumbers = new Map(evidence.clients.map((client, n) => [client, n]))
     for (const { kind, pid, from } of evidence.faults) {
       if (kind === 'kill' && pid !== undefined) this.#killed.set(pid, from)
+      if (kind === 'orphan' && pid !== undefined) this.#timeline.end(pid, from)
     }
   }
 
@@ -159,6 +160,9 @@ class Judging {
     // A worker that goes ends what is idle; a request may just be on its way.
     if (exchange.nth > 0 && owner && this.#isLeaving(owner.pid, began, ended)) return 'kept by one that left'
     if (this.#during('primary-descriptors', began, ended)) return 'shed'
+    // What nobody had adopted is the primary's, and a worker of node:cluster ends with its primary.
+    const isPrimarys = !owner || this.#evidence.configuration.manager === 'cluster'
+    if (isPrimarys && this.#during('orphan', began, ended)) return 'lost with its primary'
     if (!owner && this.#evidence.kernel && this.#takenByKill(exchange)) return 'lost with its worker'
     const had = owner ? `worker ${owner.pid} had adopted it` : 'nobody had adopted it'
     return this.#violated('nothing is lost', ended, `${error}, and ${had}`, exchange)

@@ -49,6 +49,20 @@ class Timeline {
   }
 
   /**
+   * A primary was killed: nobody serves until another one does.
+   * @param {number} primary
+   * @param {number} at
+   */
+  end(primary, at) {
+    const n = this.tables.findLastIndex((table) => table.primary === primary && table.from <= at)
+    const last = this.tables[n]
+    if (!last) return
+    const pids = last.pids.map(() => null)
+    this.tables.splice(n + 1, 0, { from: at, to: last.to, primary, pids })
+    last.to = at
+  }
+
+  /**
    * The slot of a client when there are so many, if that was told.
    * @param {number} client
    * @param {number} count
@@ -75,8 +89,8 @@ class Timeline {
    */
   emptyFor(slot, from, to, killedAt) {
     let sum = 0
-    for (const [n, table] of this.tables.entries()) {
-      let end = table.to
+    for (const table of this.tables) {
+      const end = table.to
       let begin = table.from
       if (slot >= table.pids.length) continue
       const pid = table.pids[slot]
@@ -85,8 +99,6 @@ class Timeline {
         if (killed === undefined || killed > end) continue
         begin = Math.max(begin, killed)
       }
-      // The balancer may have known of the next worker a moment later than it wrote.
-      end = this.tables[n + 1] ? end : Infinity
       sum += Math.max(0, Math.min(end, to) - Math.max(begin, from))
     }
     return sum

@@ -7,10 +7,11 @@ const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const { now } = require('./clock')
+const { holdings } = require('./descriptors')
 const { clientsOf } = require('./load/clients')
 const { Load } = require('./load/load')
 const { readLog } = require('./log')
-const { Primary, signal, wait } = require('./process')
+const { Primary, descendants, signal, wait } = require('./process')
 const { Random } = require('./random')
 const { STEPS } = require('./steps')
 
@@ -47,6 +48,8 @@ class World {
   #upgrading = Promise.resolve()
   /** @type {InstanceType<typeof Primary> | undefined} */
   #next
+  /** What a primary has open when nothing goes on, without what it has for its workers. */
+  #base = { connections: 0, unix: 0, memory: 0, others: 0 }
   /** @type {Fault[]} */
   faults = []
   /** @type {{ at: number, text: string }[]} */
@@ -102,6 +105,7 @@ class World {
     const { configuration, ms, steps } = this.#history
     this.port = await this.primary.call('listen', 0)
     await this.#served()
+    this.#base = this.#holdings()
     const { mode } = await this.primary.call('steering')
     this.began = now()
     this.load = new Load(configuration, this.random.fork(), this.port)
@@ -300,12 +304,37 @@ class World {
       return accepted === adopted + refused + gone + rejected && waiting === 0 && identifying === 0
     }
     if (!(await until(settled))) this.#trouble(`the counters do not add up at rest: ${JSON.stringify(stats)}`)
-    let open = 0
-    const closed = async () => {
-      open = openConnections(this.port)
-      return open === 0
+    /** @type {string | undefined} */
+    let left
+    const released = async () => {
+      left = this.#left()
+      return left === undefined
     }
-    if (!(await until(closed))) this.#trouble(`${open} connections are still open on the side of the server`)
+    if (!(await until(released))) this.#trouble(`descriptors are left behind: ${left}`)
+  }
+
+  #holdings() {
+    const { connections, unix, memory, others } = holdings(this.primary.pid)
+    const workers = descendants(this.primary.pid).length
+    // For each the channel and Node's own, a page where one is shared, and what Node watches it by.
+    return {
+      connections,
+      unix: unix - 2 * workers,
+      memory: memory === 0 ? 0 : memory - workers,
+      others: others - workers,
+    }
+  }
+
+  /** What is open that should not be, if anything. */
+  #left() {
+    const now = this.#holdings()
+    const kinds = /** @type {(keyof typeof now)[]} */ (Object.keys(now))
+    const more = kinds.filter((kind) => now[kind] > this.#base[kind])
+    if (more.length > 0) return `the primary has ${JSON.stringify(now)}, and had ${JSON.stringify(this.#base)}`
+    for (const pid of descendants(this.primary.pid)) {
+      const { connections } = holdings(pid)
+      if (connections > 0) return `worker ${pid} has ${connections} connections`
+    }
   }
 
   async #end() {
@@ -348,21 +377,6 @@ async function until(condition) {
     if (await condition().catch(() => false)) return true
   }
   return false
-}
-
-const LISTENING = '0A'
-
-/**
- * Connections at a port that some process has open, at the end of the server.
- * @param {number} port
- */
-function openConnections(port) {
-  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')}`
-  const lines = fs.readFileSync('/proc/net/tcp', 'utf8').trim().split('\n').slice(1)
-  return lines.filter((line) => {
-    const [, address, , state, , , , , , inode] = line.trim().split(/\s+/)
-    return address.endsWith(local) && state !== LISTENING && inode !== '0'
-  }).length
 }
 
 module.exports = { World }

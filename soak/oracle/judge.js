@@ -154,8 +154,9 @@ class Judging {
     if (error === 'ECONNREFUSED') return this.#violated('never refused', exchange.ended, error, exchange)
     if (error.startsWith('hangs')) return this.#violated('nobody hangs', exchange.ended, error, exchange)
     const { key, began, ended } = exchange
-    const adopted = (this.#adoptions.get(key) ?? []).filter(({ t }) => t <= ended + SLACK)
-    const owner = adopted.at(-1)
+    // By the clock that all share: another connection may have the same addresses before or later.
+    const since = exchange.nth > 0 ? 0 : began
+    const owner = (this.#adoptions.get(key) ?? []).findLast(({ t }) => t >= since && t <= ended)
     if (owner && this.#killedWithin(owner.pid, owner.t, ended)) return 'lost with its worker'
     // A worker that goes ends what is idle; a request may just be on its way.
     if (exchange.nth > 0 && owner && this.#isLeaving(owner.pid, began, ended)) return 'kept by one that left'
@@ -303,9 +304,25 @@ class Judging {
     // A kept connection stays where it is. Without descriptors who has not spoken yet goes by his peer.
     if (nth > 0 || this.#during('primary-descriptors', began, ended)) return
     const servers = this.#servers(exchange)
-    if (servers.has(worker)) return
+    if (servers.has(worker) || this.#lostItsSlot(exchange)) return
     const who = shown === undefined ? client : `the session of slot ${this.#evidence.tokens.get(shown)}`
     return `worker ${worker} answered ${who}, which is for ${[...servers].join(' or ')}`
+  }
+
+  /**
+   * Whether another primary took over meanwhile that has fewer slots. What the one before had accepted is for the slot that
+   * it had there; where that is gone, by the address of its peer.
+   * @param {Exchange} exchange
+   */
+  #lostItsSlot(exchange) {
+    const { from, to } = this.#timeOf(exchange)
+    const tables = this.#timeline.within(from, to)
+    return tables.some((table) =>
+      tables.some((later) => {
+        if (later.primary === table.primary || later.from < table.from) return false
+        return this.#slotsAmong(exchange, table.pids.length).some((slot) => slot >= later.pids.length)
+      }),
+    )
   }
 
   /** What befell primaries and workers. */

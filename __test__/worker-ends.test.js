@@ -11,7 +11,7 @@ const readline = require('node:readline')
 const { test } = require('node:test')
 const { connect, loopback, readAll, request, until } = require('./support/client')
 const { directory } = require('./support/places')
-const { signal, start } = require('./support/process')
+const { balanced, signal, start } = require('./support/process')
 const { KINDS, PATIENT, TIMEOUT, balancing, listening, pair, served, worker } = require('./support/worker-server')
 
 const LINUX = process.platform === 'linux'
@@ -202,6 +202,15 @@ for (const [of, disconnect] of Object.entries(DISCONNECTS)) {
     assert.equal(leaving.stderr, '')
   })
 }
+
+test(
+  'guarantee 10, clean ends: a worker of node:cluster that is told to go before it has a channel does not crash',
+  TIMEOUT,
+  async (t) => {
+    const { primary } = await balanced(t, { workers: 1 })
+    assert.deepEqual(await primary.call('forkAndDismiss'), { code: 0, signal: null })
+  },
+)
 
 test('guarantee 10, clean ends: a server of a disconnected worker closes as ever', TIMEOUT, async (t) => {
   const file = path.join(directory(t), 'outcome')

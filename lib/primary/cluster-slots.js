@@ -39,7 +39,7 @@ class ClusterSlots {
     for (const [slot, holder] of this.#slots.entries()) {
       if (!holder || holder.connected) continue
       this.#slots[slot] = undefined
-      this.#empty[slot] = { since: now, left: isLeaving(holder) }
+      this.#empty[slot] = { since: now, left: holder.isLeaving }
     }
     for (const worker of Object.values(cluster.workers ?? {})) this.#takeIn(workers().member(worker))
     // Those that were there before the first call may have said that they listen before anybody heard.
@@ -56,7 +56,7 @@ class ClusterSlots {
     if (!member || this.#slots.includes(member)) return
     if (!this.#queried) workers().query(member)
     if (!member.listeners.has(this.#name)) return
-    const free = this.#slots.findIndex((holder) => !holder || isLeaving(holder))
+    const free = this.#slots.findIndex((holder) => !holder || holder.isLeaving)
     this.#slots[free === -1 ? this.#slots.length : free] = member
   }
 
@@ -64,7 +64,7 @@ class ClusterSlots {
   #awaitsWorker() {
     return Object.values(cluster.workers ?? {}).some((worker) => {
       const member = worker && workers().member(worker)
-      return member?.connected && !isLeaving(member) && !member.listeners.has(this.#name)
+      return member?.connected && !member.isLeaving && !member.listeners.has(this.#name)
     })
   }
 
@@ -82,14 +82,6 @@ class ClusterSlots {
       }
     }
   }
-}
-
-/**
- * Whether the manager has told the worker to go.
- * @param {Member} member
- */
-function isLeaving(member) {
-  return member.clusterWorker?.exitedAfterDisconnect === true
 }
 
 module.exports = { ClusterSlots }

@@ -337,7 +337,8 @@ class Session {
    */
   #connect(member) {
     const listener = member.listeners.get(this.#options.name)
-    if (listener === undefined || !member.connected) return
+    // A handle that reaches Node in one read with the word to go ends the worker, as it cannot be acknowledged any more.
+    if (listener === undefined || !member.connected || member.isLeaving) return
     const present = this.#channels.get(this.#channelOf.get(member) ?? 0)
     if (present?.listener === listener) return
     // The last one may still wait for room in the pipe to a worker that does not read.

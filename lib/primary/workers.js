@@ -44,6 +44,11 @@ class Member {
     return this.child.connected
   }
 
+  /** Whether it was told to go. Of its workers node:cluster knows; a child process that was told is not connected. */
+  get isLeaving() {
+    return this.clusterWorker?.exitedAfterDisconnect === true
+  }
+
   /**
    * Sends a message. A worker that dies meanwhile is no error: its end is noticed by itself.
    * @param {object} message

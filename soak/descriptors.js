@@ -6,12 +6,15 @@ const fs = require('node:fs')
 
 const LISTENING = '0A'
 
+// Each accept loop has one, and slots that are gone have accept loops.
+const RESERVE = '/dev/null'
+
 /**
  * @typedef {object} Holdings
  * @property {number} connections of TCP, closed by the other side or not
  * @property {number} unix sockets: channels, and what Node has for each child
  * @property {number} memory that is shared with workers
- * @property {number} others but listening sockets
+ * @property {number} others but listening sockets, and what is in reserve for them
  */
 
 /**
@@ -23,6 +26,7 @@ function holdings(pid) {
   const links = linksOf(pid)
   const [unix, listening, tables] = [unixSockets(), listeningSockets(), otherSockets()]
   for (const link of links) {
+    if (link === RESERVE) continue
     const [, inode] = /^socket:\[(\d+)\]$/.exec(link) ?? []
     if (inode === undefined) holdings[link.startsWith('/memfd:') ? 'memory' : 'others']++
     else if (unix.has(inode)) holdings.unix++

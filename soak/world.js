@@ -42,6 +42,8 @@ class World {
   #stopped = new Set()
   /** @type {Set<InstanceType<typeof Primary>>} that are expected to end */
   #ending = new Set()
+  /** @type {Set<InstanceType<typeof Primary>>} that are killed */
+  #killed = new Set()
   /** @type {InstanceType<typeof Primary>[]} */
   #primaries = []
   /** Upgrades come one after the other. */
@@ -90,7 +92,8 @@ class World {
     const primary = new Primary({ configuration, takeOver: this.#takeOver, clients: this.#clients }, this.#log)
     this.#primaries.push(primary)
     primary.exited.then(({ code, signal }) => {
-      if (!this.#ending.has(primary)) this.#trouble(`the primary ${primary.pid} ended (${signal ?? code})`)
+      if (this.#killed.has(primary) || (this.#ending.has(primary) && code === 0)) return
+      this.#trouble(`the primary ${primary.pid} ended (${signal ?? code})`)
     })
     return primary
   }
@@ -212,10 +215,9 @@ class World {
   abortUpgrade(ms) {
     return this.#inTurn(async () => {
       const next = this.#start(0)
-      this.#ending.add(next)
       next.call('listen', this.port).catch(() => {})
       await wait(ms)
-      next.kill()
+      this.#kill(next)
       await next.exited
     })
   }
@@ -232,6 +234,7 @@ class World {
       if (!(await this.#listen(next, before))) return
       this.#ending.add(before)
       await this.during({ kind: 'orphan', pid: before.pid }, async () => {
+        this.#killed.add(before)
         signal(before.pid, 'SIGKILL')
         await before.exited
         this.primary = next
@@ -255,11 +258,20 @@ class World {
       const excused = this.faults.some(({ kind, pid, to }) => {
         return kind === 'primary-descriptors' && pid === before.pid && to + TAKE_OVER_TIME > now()
       })
-      this.#ending.add(next).delete(before)
-      next.kill()
+      this.#ending.delete(before)
+      this.#kill(next)
       if (!excused) throw error
       return false
     }
+  }
+
+  /**
+   * With all that it started.
+   * @param {InstanceType<typeof Primary>} primary
+   */
+  #kill(primary) {
+    this.#killed.add(primary)
+    primary.kill()
   }
 
   /** @param {() => Promise<void>} upgrade */
@@ -276,6 +288,7 @@ class World {
    * @param {string} token
    */
   async #learn(token) {
+    if (this.tokens.has(token)) return
     const slot = await this.primary.call('slotOf', token).catch(() => null)
     if (slot !== null) this.tokens.set(token, slot)
   }
@@ -345,7 +358,7 @@ class World {
     for (const one of this.#primaries) {
       if (await within(NEVER, one.exited)) continue
       this.#trouble(`the primary ${one.pid} does not exit`)
-      one.kill()
+      this.#kill(one)
       await one.exited
     }
   }

@@ -50,9 +50,8 @@ class Load {
   #asking = new Set()
   /** @type {Exchange[]} */
   exchanges = []
-  /** Called with each token that was not seen before. */
+  /** Called with each token that a client is given. */
   onToken = (/** @type {string} */ _token) => {}
-  #seen = new Set()
 
   /**
    * @param {import('../history').Configuration} configuration
@@ -141,8 +140,6 @@ class Load {
    */
   #learn(client, token) {
     this.#tokens.set(client, token)
-    if (this.#seen.has(token)) return
-    this.#seen.add(token)
     this.onToken(token)
   }
 

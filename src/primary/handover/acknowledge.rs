@@ -23,6 +23,10 @@ const URGENT_READ_INTERVAL: Duration = Duration::from_millis(1);
 /// from a socket no more.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The most that a worker may say at once. While it is read it is sent nothing, and owes answers to far less than this:
+/// who says more says it for as long as somebody reads, and all others would wait.
+const MAX_ANSWERS: usize = 4096;
+
 impl HandOver {
     /// When acknowledgements are read next, while any are owed.
     pub(super) fn read_after(&self, channels: &Channels, now: Instant) -> Option<Instant> {
@@ -70,7 +74,19 @@ impl HandOver {
     /// Something may have been said on a channel, or it has ended.
     pub fn on_readable(&mut self, channel: Channel, channels: &mut Channels) -> Stage {
         // To its end: what is left over wakes nobody again.
-        while self.read_channel(channel, channels, Instant::now()) {}
+        let mut heard = 0;
+        loop {
+            let answers = self.read_channel(channel, channels, Instant::now());
+            if answers == 0 {
+                break;
+            }
+            heard += answers;
+            if heard > MAX_ANSWERS
+                && let Some(open) = channels.get_mut(channel)
+            {
+                open.channel.give_up(End::Fault(Fault::Garbage));
+            }
+        }
         channels.get(channel).map_or(Stage::Ended(End::Closed), |open| {
             match (open.channel.end(), open.channel.greeted()) {
                 (Some(end), _) => Stage::Ended(end),
@@ -98,13 +114,11 @@ impl HandOver {
         }
     }
 
-    /// Follows what a worker has said, or some of it. Returns whether it had said anything.
-    fn read_channel(&mut self, channel: Channel, channels: &mut Channels, now: Instant) -> bool {
-        let Some(open) = channels.get_mut(channel) else { return false };
+    /// Follows what a worker has said, or some of it. Returns how much that was: nothing if it had said nothing.
+    fn read_channel(&mut self, channel: Channel, channels: &mut Channels, now: Instant) -> usize {
+        let Some(open) = channels.get_mut(channel) else { return 0 };
         let said = open.channel.read();
-        if said.is_empty() {
-            return false;
-        }
+        let answers = said.len();
         for answer in said {
             let valid = match answer {
                 Answer::Hello => {
@@ -146,6 +160,44 @@ impl HandOver {
                 break;
             }
         }
-        true
+        answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::channel::frame::{Frame, Loan, VERSION};
+    use crate::client::address::Ipv6Prefix;
+    use crate::client::hash::ClientHasher;
+    use crate::primary::handover::queue::Limits;
+    use crate::primary::workers::channel::WorkerChannel;
+    use crate::sys::socket;
+
+    /// What a worker's channel has come to that has said hello, and then so often what costs nobody anything.
+    fn after(answers: usize) -> Stage {
+        let now = Instant::now();
+        let limits = Limits { pending_per_slot: 1, patience: None, in_flight_per_channel: 1 };
+        let hasher = ClientHasher::new(*b"test key", Ipv6Prefix::FULL);
+        let mut handover = HandOver::new(hasher, limits, None, now);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut channels = Channels::default();
+        let (near, far): (OwnedFd, OwnedFd) = socket::pair().unwrap();
+        let channel = channels.add(WorkerChannel::new(near), |_| {
+            runtime.spawn(std::future::pending::<()>()).abort_handle()
+        });
+        let released = Frame::Released(Loan { slot: 0, number: 0 }).encode();
+        let said = [&Frame::Hello { version: VERSION }.encode()[..], &released.repeat(answers)];
+        let said = said.concat();
+        assert_eq!(nix::unistd::write(&far, &said), Ok(said.len()));
+        handover.on_readable(channel, &mut channels)
+    }
+
+    #[test]
+    fn a_worker_that_does_not_stop_speaking_is_given_up() {
+        assert_eq!(after(1000), Stage::Open);
+        assert_eq!(after(MAX_ANSWERS + 100), Stage::Ended(End::Fault(Fault::Garbage)));
     }
 }

@@ -35,7 +35,7 @@ impl WaitTimes {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count = count.saturating_add(more);
         }
-        self.sum += other.sum;
+        self.sum = (self.sum + other.sum).min(f64::MAX);
     }
 }
 
@@ -54,5 +54,13 @@ mod tests {
         let mut twice = waits;
         twice.add(&waits);
         assert_eq!(twice.counts[0], 4);
+    }
+
+    #[test]
+    fn whatever_others_say_a_sum_stays_a_number() {
+        let most = WaitTimes { counts: [u64::MAX; BUCKETS], sum: f64::MAX };
+        let mut waits = most;
+        waits.add(&most);
+        assert_eq!(waits, most);
     }
 }

@@ -202,20 +202,22 @@ impl Steering {
 
     /// Adds what workers have accepted themselves, and what is in the queues.
     pub fn add_to(&mut self, stats: &mut Stats, channels: &Channels) {
+        // Workers may write what they like: a sum must not begin anew for that.
+        let add = |count: &mut u64, more: u64| *count = count.saturating_add(more);
         for index in 0..self.slots.len() {
             let queued = self.settled_queue(index, channels);
-            stats.accepted += queued as u64;
+            add(&mut stats.accepted, queued as u64);
             stats.waiting += queued;
             if let Some(slot) = stats.slots.get_mut(index) {
                 slot.waiting += queued;
-                slot.adopted += self.slots[index].accepted;
+                add(&mut slot.adopted, self.slots[index].accepted);
             }
         }
         let open = channels.iter().map(|(_, open)| open.waits());
         open.chain([self.waits]).for_each(|waits| stats.waits.add(&waits));
-        stats.accepted += self.accepted;
-        stats.totals.delivered += self.accepted;
-        stats.totals.adopted += self.accepted;
+        add(&mut stats.accepted, self.accepted);
+        add(&mut stats.totals.delivered, self.accepted);
+        add(&mut stats.totals.adopted, self.accepted);
         self.came_in = self.came_in.max(stats.accepted);
         stats.accepted = self.came_in;
     }

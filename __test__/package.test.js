@@ -61,6 +61,16 @@ test('the packages have these files and no others', () => {
   assert.deepEqual(contents(tarball(`-${PLATFORM}`)), ['LICENSE', 'README.md', 'package.json', binaryName(PLATFORM)])
 })
 
+test('an archive depends neither on when it was packed nor on the umask', () => {
+  const script = "process.umask(0o077); require('./npm/package')"
+  execFileSync(process.execPath, ['-e', script, '--', '--out', within('again'), PLATFORM], { cwd: ROOT })
+  for (const suffix of ['', `-${PLATFORM}`]) {
+    const first = tarball(suffix)
+    const again = path.join(within('again'), path.basename(first))
+    assert.ok(fs.readFileSync(first).equals(fs.readFileSync(again)), `${first} differs`)
+  }
+})
+
 test('nothing runs at an installation, and nothing could be built', () => {
   for (const program of ['cargo', 'rustc', 'cc'])
     assert.throws(() => run(program, ['--version'], '.'), { code: 'ENOENT' })

@@ -31,6 +31,7 @@ function pack(manifest, files, out, readme) {
     for (const file of files) fs.cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true })
     fs.writeFileSync(path.join(folder, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`)
     if (readme) fs.writeFileSync(path.join(folder, 'README.md'), readme)
+    unify(folder)
     const output = execFileSync('npm', ['pack', '--json', '--pack-destination', out], { cwd: folder, encoding: 'utf8' })
     // A list, or from npm 12 on an object by name.
     const [{ filename, size, unpackedSize, entryCount }] = Object.values(JSON.parse(output))
@@ -38,6 +39,17 @@ function pack(manifest, files, out, readme) {
     console.log(`${filename}: ${kilobytes(size)}, unpacked ${kilobytes(unpackedSize)}, ${entryCount} files`)
   } finally {
     fs.rmSync(folder, { recursive: true })
+  }
+}
+
+/**
+ * Whatever the builder's umask is, archives are the same. (npm sees to owners and times.)
+ * @param {string} folder
+ */
+function unify(folder) {
+  for (const name of fs.readdirSync(folder, { encoding: 'utf8', recursive: true })) {
+    const file = path.join(folder, name)
+    fs.chmodSync(file, fs.statSync(file).isDirectory() ? 0o755 : 0o644)
   }
 }
 

@@ -25,6 +25,7 @@ build=zigbuild
 [ "$(uname)" = Darwin ] && build=build
 # Node loads the addon into a process that has musl already.
 case $target in *-musl) export RUSTFLAGS="-C target-feature=-crt-static" ;; esac
+. scripts/remap-paths.sh
 cargo "$build" --release --locked --target "$linked" "$@"
 
 case $target in *-darwin) library=libsticky_listen.dylib ;; *) library=libsticky_listen.so ;; esac

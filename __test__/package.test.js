@@ -4,6 +4,7 @@
 
 const assert = require('node:assert/strict')
 const { execFileSync, spawn } = require('node:child_process')
+const { createHash } = require('node:crypto')
 const { once } = require('node:events')
 const fs = require('node:fs')
 const os = require('node:os')
@@ -12,7 +13,7 @@ const { after, test } = require('node:test')
 
 const { PLATFORMS, libc, platformOf } = require('../lib/addon')
 const { version, engines, license } = require('../package.json')
-const { binaryName, mainManifest, platformManifest } = require('../npm/manifests')
+const { SBOM, binaryName, mainManifest, packageName, platformManifest } = require('../npm/manifests')
 const { request, until } = require('./support/client')
 const { blocksOf } = require('./support/markdown')
 
@@ -55,10 +56,16 @@ const contents = (archive) =>
     .sort()
 
 test('the packages have these files and no others', () => {
-  const own = ['LICENSE', 'README.md', 'index.d.ts', 'index.js', 'native.js', 'package.json']
+  const own = ['LICENSE', 'README.md', 'index.d.ts', 'index.js', 'native.js', 'package.json', SBOM]
   const lib = execFileSync('git', ['ls-files', 'lib'], { cwd: ROOT, encoding: 'utf8' }).trim().split('\n')
   assert.deepEqual(contents(tarball('')), [...own, ...lib].sort())
-  assert.deepEqual(contents(tarball(`-${PLATFORM}`)), ['LICENSE', 'README.md', 'package.json', binaryName(PLATFORM)])
+  assert.deepEqual(contents(tarball(`-${PLATFORM}`)), [
+    'LICENSE',
+    'README.md',
+    'package.json',
+    SBOM,
+    binaryName(PLATFORM),
+  ])
 })
 
 test('an archive depends neither on when it was packed nor on the umask', () => {
@@ -69,6 +76,45 @@ test('an archive depends neither on when it was packed nor on the umask', () => 
     const again = path.join(within('again'), path.basename(first))
     assert.ok(fs.readFileSync(first).equals(fs.readFileSync(again)), `${first} differs`)
   }
+})
+
+/** What an installed package says it consists of. */
+function sbomOf(name) {
+  const text = fs.readFileSync(within(`project/node_modules/${name}/${SBOM}`), 'utf8')
+  assert.doesNotMatch(text, /timestamp|serialNumber/)
+  assert.ok(!text.includes(ROOT))
+  const sbom = JSON.parse(text)
+  assert.deepEqual([sbom.bomFormat, sbom.specVersion, sbom.version], ['CycloneDX', '1.6', 1])
+  const { component } = sbom.metadata
+  assert.deepEqual([component.name, component.version, component.purl], [name, version, `pkg:npm/${name}@${version}`])
+  const parts = [component, ...(component.components ?? []), ...sbom.components]
+  const refs = parts.map((part) => part['bom-ref'])
+  assert.equal(new Set(refs).size, refs.length)
+  assert.deepEqual(sbom.dependencies.map(({ ref }) => ref).sort(), refs.sort())
+  for (const { dependsOn } of sbom.dependencies) for (const ref of dependsOn) assert.ok(refs.includes(ref), ref)
+  for (const { name, version, licenses, hashes = [] } of sbom.components) {
+    assert.ok(name && version)
+    assert.match(licenses[0].expression, /^[\w.()-]+( (AND|OR) [\w.()-]+)*$/)
+    for (const { alg, content } of hashes) assert.ok(alg === 'SHA-256' && /^[0-9a-f]{64}$/.test(content))
+  }
+  return sbom
+}
+
+test('each package says what is in it: the binary, by its hash, and all that it was made of', () => {
+  const main = sbomOf('sticky-listen')
+  assert.deepEqual(main.components.map(({ name }) => name).sort(), PLATFORMS.map(packageName).sort())
+
+  const { metadata, components } = sbomOf(packageName(PLATFORM))
+  const [binary] = metadata.component.components
+  const installed = fs.readFileSync(within(`project/node_modules/${packageName(PLATFORM)}/${binaryName(PLATFORM)}`))
+  const content = createHash('sha256').update(installed).digest('hex')
+  assert.deepEqual([binary.name, binary.hashes], [binaryName(PLATFORM), [{ alg: 'SHA-256', content }]])
+  // That it is all of them: sbom.test.js.
+  const cargo = fs.readFileSync(path.join(ROOT, 'Cargo.toml'), 'utf8')
+  const [dependencies] = cargo.split('[dependencies]\n')[1].split('\n\n')
+  const crates = [...dependencies.matchAll(/^([\w-]+) = /gm)].map(([, name]) => name)
+  assert.ok(crates.length >= 10)
+  for (const name of crates) assert.ok(components.find((component) => component.name === name)?.purl, name)
 })
 
 test('nothing runs at an installation, and nothing could be built', () => {

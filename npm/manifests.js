@@ -8,6 +8,9 @@ const manifest = require('../package.json')
 /** @type {Record<string, string>} as npm names them */
 const LIBC = { gnu: 'glibc', musl: 'musl' }
 
+// What a package consists of: npm/sbom.js writes it. Tools look for this ending.
+const SBOM = 'sbom.cdx.json'
+
 /** @param {string} platform */
 const packageName = (platform) => `${manifest.name}-${platform}`
 
@@ -20,7 +23,7 @@ function mainManifest() {
   // Only here, as no clone needs them: it builds its own, and `npm ci` fails when the lock file lacks packages of a
   // version that is yet to be published.
   const optionalDependencies = Object.fromEntries(PLATFORMS.map((platform) => [packageName(platform), rest.version]))
-  return { ...rest, optionalDependencies }
+  return { ...rest, files: [...rest.files, SBOM], optionalDependencies }
 }
 
 /** @param {string} platform */
@@ -36,7 +39,7 @@ function platformManifest(platform) {
     homepage,
     bugs,
     main: binaryName(platform),
-    files: [binaryName(platform)],
+    files: [binaryName(platform), SBOM],
     // Yarn would keep it in an archive otherwise, from which no binary can be loaded.
     preferUnplugged: true,
     engines,
@@ -51,4 +54,4 @@ function platformReadme(platform) {
   return `# ${packageName(platform)}\n\nThe binary of [${manifest.name}](${manifest.homepage}) for ${platform}; npm installs it where it fits.\n`
 }
 
-module.exports = { binaryName, mainManifest, platformManifest, platformReadme }
+module.exports = { SBOM, binaryName, mainManifest, packageName, platformManifest, platformReadme }

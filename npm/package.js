@@ -4,7 +4,8 @@
 //
 //   node npm/package.js [--out dist] [platform...]
 //
-// The default is this machine's platform. The binary of each, sticky-listen.<platform>.node, must have been built.
+// The default is this machine's platform. The binary of each, sticky-listen.<platform>.node, must have been built, and what
+// is in it written beside it (npm/sbom.js).
 
 const { execFileSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -15,22 +16,24 @@ const { parseArgs } = require('node:util')
 const { libc, platformOf } = require('../lib/addon')
 const { files } = require('../package.json')
 const { binaryName, mainManifest, platformManifest, platformReadme } = require('./manifests')
+const { SBOM, builtSbom, mainSbom, textOf } = require('./sbom')
 
 const ROOT = path.join(__dirname, '..')
 
 /**
- * Packs a package of these files of the repository, and says what came out.
+ * Packs a package of these files of the repository and of others that are written for it, and says what came out.
  * @param {object} manifest
  * @param {string[]} files
+ * @param {Record<string, string>} written by their names
  * @param {string} out
- * @param {string} [readme]
  */
-function pack(manifest, files, out, readme) {
+function pack(manifest, files, written, out) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'sticky-listen-package-'))
   try {
     for (const file of files) fs.cpSync(path.join(ROOT, file), path.join(folder, file), { recursive: true })
-    fs.writeFileSync(path.join(folder, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`)
-    if (readme) fs.writeFileSync(path.join(folder, 'README.md'), readme)
+    for (const [file, text] of Object.entries({ ...written, 'package.json': textOf(manifest) })) {
+      fs.writeFileSync(path.join(folder, file), text)
+    }
     unify(folder)
     const output = execFileSync('npm', ['pack', '--json', '--pack-destination', out], { cwd: folder, encoding: 'utf8' })
     // A list, or from npm 12 on an object by name.
@@ -62,7 +65,8 @@ const platforms = positionals.length > 0 ? positionals : [platformOf({ ...proces
 
 fs.mkdirSync(out, { recursive: true })
 for (const file of fs.readdirSync(out)) if (/^sticky-listen-.*\.tgz$/.test(file)) fs.rmSync(path.join(out, file))
-pack(mainManifest(), [...files, 'README.md', 'LICENSE'], out)
+pack(mainManifest(), [...files, 'README.md', 'LICENSE'], { [SBOM]: textOf(mainSbom()) }, out)
 for (const platform of platforms) {
-  pack(platformManifest(platform), [binaryName(platform), 'LICENSE'], out, platformReadme(platform))
+  const written = { 'README.md': platformReadme(platform), [SBOM]: builtSbom(platform) }
+  pack(platformManifest(platform), [binaryName(platform), 'LICENSE'], written, out)
 }

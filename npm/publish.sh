@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Publishes what a tag names: the packages of all platforms, then the main one, which wants them. Their binaries must be
-# in the root folder. What was published already is left as it is, so this can be run again.
+# in the root folder, and what scripts/build-target.sh writes beside them. What was published already is left as it is, so this can be run again.
 #
 #   npm/publish.sh [--dry-run]
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the addon for one target, as sticky-listen.<platform>.node in the root folder.
+# Builds the addon for one target, as sticky-listen.<platform>.node in the root folder, and writes down what is in it.
 #
 #   scripts/build-target.sh <target> [arguments of cargo build...]
 #
@@ -30,4 +30,5 @@ cargo "$build" --release --locked --target "$linked" "$@"
 
 case $target in *-darwin) library=libsticky_listen.dylib ;; *) library=libsticky_listen.so ;; esac
 cp "${CARGO_TARGET_DIR:-target}/$target/release/$library" "sticky-listen.$platform.node"
-ls -l "sticky-listen.$platform.node"
+node npm/sbom.js "$platform"
+ls -l "sticky-listen.$platform".*

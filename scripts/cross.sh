@@ -29,7 +29,7 @@ if [ ! -e "$root/installed" ]; then
   inside dpkg --add-architecture arm64
   inside apt-get update -q
   inside apt-get install -q -y --no-install-recommends cargo git gcc libatomic1:arm64 libc6-dev libstdc++6:arm64 llvm \
-    musl musl:arm64 procps python3-venv qemu-user rust-clippy rust-src rustc
+    musl musl:arm64 nodejs procps python3-venv qemu-user rust-clippy rust-src rustc
   # The name under which rustc looks for it, to strip what is for macOS.
   ln -s llvm-objcopy "$root/usr/bin/rust-objcopy"
   # By the text of this program npm tells which C library a system has.

@@ -20,7 +20,7 @@ const balancer = sticky.createBalancer(options)
 balancer.listen(PORT)
 balancer.once('close', () => {
   for (const worker of workers) worker.disconnect()
-  process.disconnect?.()
+  process.stdin.destroy()
 })
 
 const serving = () => {

@@ -221,12 +221,19 @@ const cases = {
     { entries: [{ t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 3 } }] },
     'counters add up',
   ],
+  'counters of which a worker has the rest': [
+    {
+      entries: [
+        { t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 5, slots: [{ inFlight: 1 }] } },
+      ],
+    },
+  ],
   'counters that add up': [{ entries: [{ t: 20_000, pid: 10, what: 'closed', stats: counters() }] }],
   'what was seen from outside': [{ troubles: [{ at: 0, text: 'the primary ended' }] }, 'all is well'],
 }
 
 function counters() {
-  return { accepted: 4, adopted: 1, refused: 1, gone: 1, rejected: 1, waiting: 0, identifying: 0 }
+  return { accepted: 4, adopted: 1, refused: 1, gone: 1, rejected: 1, waiting: 0, identifying: 0, slots: [] }
 }
 
 for (const [what, [evidence, ...expected]] of Object.entries(cases)) {

@@ -7,6 +7,7 @@ const { now } = require('./clock')
 class Summary {
   #began = now()
   #histories = 0
+  #connections = 0
   #requests = 0
   #upgrades = 0
   /** @type {Map<string, number>} */
@@ -22,6 +23,7 @@ class Summary {
    */
   add(history, evidence, verdict) {
     this.#histories++
+    this.#connections += evidence.exchanges.filter(({ nth }) => nth === 0).length
     this.#requests += evidence.exchanges.length
     this.#upgrades += evidence.entries.filter(({ what }) => what === 'closed').length - 1
     for (const { kind } of history.steps) count(this.#steps, kind)
@@ -31,7 +33,13 @@ class Summary {
 
   line() {
     const minutes = ((now() - this.#began) / 60_000).toFixed(1)
-    return `${minutes} min: ${this.#histories} histories, ${this.#requests} requests, ${this.violations} violations`
+    const counts = [
+      `${this.#histories} histories`,
+      `${this.#connections} connections`,
+      `${this.#requests} requests`,
+      `${this.violations} violations`,
+    ]
+    return `${minutes} min: ${counts.join(', ')}`
   }
 
   text() {

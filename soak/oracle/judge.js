@@ -348,12 +348,11 @@ class Judging {
    * @param {number} at
    * @param {import('../..').BalancerStats} stats
    */
-  #counters(at, { accepted, adopted, refused, gone, rejected, waiting, identifying }) {
-    const known = adopted + refused + gone + rejected
-    // A balancer that closes leaves to their workers those that these have not acknowledged; one that is killed in the act
-    // of accepting has counted it or not.
-    if (accepted === known && waiting === 0 && identifying === 0) return
-    const counts = JSON.stringify({ accepted, adopted, refused, gone, rejected, waiting, identifying })
+  #counters(at, { accepted, adopted, refused, gone, rejected, waiting, identifying, slots }) {
+    // A balancer that closes leaves to their workers what these have not acknowledged.
+    const left = slots.reduce((sum, { inFlight }) => sum + inFlight, 0)
+    if (accepted === adopted + refused + gone + rejected + left && waiting === 0 && identifying === 0) return
+    const counts = JSON.stringify({ accepted, adopted, refused, gone, rejected, left, waiting, identifying })
     this.#violated('counters add up', at, counts)
   }
 }

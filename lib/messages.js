@@ -60,6 +60,17 @@ const channel = (content) => ({ cmd: `${PREFIX}channel`, ...content })
 const slots = (content) => ({ cmd: `${PREFIX}slots`, ...content })
 
 /**
+ * Whether a worker's announcement is of the form that it has in all versions. What another process says may be anything.
+ * @param {any} message
+ * @returns {message is Listening}
+ */
+function isListening(message) {
+  const { cmd, version, name, listener } = message
+  const numbers = Number.isInteger(version) && Number.isInteger(listener)
+  return cmd === `${PREFIX}listening` && numbers && typeof name === 'string'
+}
+
+/**
  * The message if it is one of ours.
  * @param {any} message
  * @returns {Listening | Closed | Query | Channel | Slots | undefined}
@@ -69,4 +80,4 @@ function parse(message) {
   return typeof cmd === 'string' && cmd.startsWith(PREFIX) ? message : undefined
 }
 
-module.exports = { VERSION, channel, closed, listening, parse, query, slots }
+module.exports = { VERSION, channel, closed, isListening, listening, parse, query, slots }

@@ -26,6 +26,10 @@ const REFRESH_INTERVAL = 1000
 // Bytes of the key under which clients are hashed. What follows is that of tokens.
 const KEY_LENGTH = 8
 
+// Channels that a worker may have to a balancer. It needs one; those of servers that it has closed end soon. More would
+// only take the primary's descriptors.
+const MAX_CHANNELS = 8
+
 // Workers know a channel by this: the native side's numbers are each balancer's own.
 let lastChannel = 0
 
@@ -343,6 +347,7 @@ class Session {
     if (present?.listener === listener) return
     // The last one may still wait for room in the pipe to a worker that does not read.
     if (this.#handOvers.get(member)?.sending) return
+    if (this.#countChannels(member) >= MAX_CHANNELS) return
     /** @type {import('../../native').OpenedChannel} */
     let opened
     try {
@@ -360,6 +365,13 @@ class Session {
     debug('worker %d: offered channel %d', member.pid, opened.channel)
     const content = { listener, channel: id, pipe: this.#pipe, address: this.#address, identity: this.#identity }
     member.send(messages.channel(content), handOver)
+  }
+
+  /** @param {Member} member */
+  #countChannels(member) {
+    let count = 0
+    for (const channel of this.#channels.values()) if (channel.member === member) count++
+    return count
   }
 
   /**

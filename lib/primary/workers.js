@@ -180,14 +180,15 @@ class Workers extends EventEmitter {
    * @param {ReturnType<typeof messages.parse>} message
    */
   #onMessage(member, message) {
-    if (message?.cmd === 'sticky-listen:listening') {
+    if (!message) return
+    if (messages.isListening(message)) {
       if (message.version !== messages.VERSION) {
         member.refuseVersion(message.version)
         return
       }
       debug('worker %d listens as %j', member.pid, message.name)
       member.listeners.set(message.name, message.listener)
-    } else if (message?.cmd === 'sticky-listen:closed') {
+    } else if (message.cmd === 'sticky-listen:closed') {
       debug('worker %d closed its server', member.pid)
       member.forget(message.listener)
     }

@@ -269,6 +269,18 @@ test('every link within the repository leads somewhere', () => {
   }
 })
 
+test('what SECURITY.md names is there: files, and tests by words of their names', () => {
+  const page = prose('SECURITY.md')
+  const files = [...page.matchAll(/`((?:src|scripts|fuzz|\.github)\/[\w./-]*)`/g)]
+  const tests = [...page.matchAll(/`([a-z/-]+)`((?:,? "[^"]+")+)/g)]
+  assert.ok(files.length > 10 && tests.length > 20, `${files.length} files, ${tests.length} tests`)
+  for (const [, file] of files) assert.ok(fs.existsSync(path.join(ROOT, file)), file)
+  for (const [, name, words] of tests) {
+    const test = read(`__test__/${name}.test.js`)
+    for (const [, some] of words.matchAll(/"([^"]+)"/g)) assert.ok(test.includes(some), `${name}: ${some}`)
+  }
+})
+
 test('docs/README.md leads to every page', () => {
   const index = read('docs/README.md')
   for (const page of userPages().filter((page) => page.startsWith('docs/') && page !== 'docs/README.md')) {

@@ -34,7 +34,7 @@ function allPages() {
 }
 
 /** The pages for users. */
-const userPages = () => allPages().filter((page) => page === 'README.md' || page.startsWith('docs/'))
+const userPages = () => allPages().filter((page) => /^(README|SECURITY|docs\/.*)\.md$/.test(page))
 
 /** @param {string} page */
 const read = (page) => fs.readFileSync(path.join(ROOT, page), 'utf8')

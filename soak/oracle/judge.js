@@ -329,9 +329,15 @@ class Judging {
   processes() {
     for (const text of this.#timeline.contradictions) this.#violated('sticky', 0, text)
     for (const { at, text } of this.#evidence.troubles) this.#violated('all is well', at, text)
-    for (const { t, what, ...fields } of this.#evidence.entries) {
-      if (what === 'exit') this.#exit(t, fields)
-      if (what === 'closed') this.#counters(t, fields.stats)
+    /** @type {Set<number>} primaries */
+    const closed = new Set()
+    for (const { t, pid, what, ...fields } of this.#evidence.entries) {
+      // A worker that is just starting ends with an error of Node's own when its primary is done and hangs up.
+      if (what === 'exit' && !closed.has(pid)) this.#exit(t, fields)
+      if (what === 'closed') {
+        closed.add(pid)
+        this.#counters(t, fields.stats)
+      }
     }
   }
 

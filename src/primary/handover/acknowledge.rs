@@ -185,7 +185,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut channels = Channels::default();
         let (near, far): (OwnedFd, OwnedFd) = socket::pair().unwrap();
-        let channel = channels.add(WorkerChannel::new(near), |_| {
+        let channel = channels.add(WorkerChannel::new(near), false, |_| {
             runtime.spawn(std::future::pending::<()>()).abort_handle()
         });
         let released = Frame::Released(Loan { slot: 0, number: 0 }).encode();

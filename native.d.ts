@@ -5,7 +5,7 @@
 export declare class Balancer {
   /**
    * Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused", "superseded",
-   * "predecessor-gone" or "settled"),
+   * "took-over", "outrun" or "settled"),
    * the channel it is about, and why.
    */
   constructor(options: BalancerOptions, onReport: (arg0: string, arg1: number, arg2: string) => void)
@@ -18,7 +18,7 @@ export declare class Balancer {
   listen(fd: number, backlog: number, steer: boolean): number
   /** Keeps the sockets of another primary until `take_over`. Returns as `listen`. */
   standBy(inheritance: Inheritance, steer: boolean): number
-  /** Serves in the place of that primary; nothing where that is so already. */
+  /** Tells that primary that this one serves from now on. "took-over" is reported when it does. */
   takeOver(): void
   /** Lets another primary take over that comes to this path. */
   offer(path: string): void

@@ -172,6 +172,93 @@ for (const steering of kernelSteers ? ['kernel', 'handover'] : ['handover']) {
   })
 }
 
+for (const steering of kernelSteers ? ['kernel', 'handover'] : ['handover']) {
+  test(`${steering}: of two versions that wait, the one that is ready first serves, and the other is told`, async (t) => {
+    const takeOver = place(t)
+    const { primary, port } = await listening(t, takeOver, { options: { steering } })
+    await served(primary, 2)
+    const never = version(t, takeOver, { options: { steering }, ready: false })
+    await never.call('listen', port)
+    const clients = load(port, 4)
+    const next = await succeed(t, takeOver, primary, port, { options: { steering } })
+    const { code } = await never.exited
+    assert.equal(code, 1)
+    assert.match(never.stderr, /ERR_STICKY_TAKE_OVER.*another version was ready first/)
+    const { answered } = clients.counts
+    await until(() => clients.counts.answered > answered + 100)
+    const { failed } = await clients.end()
+    assert.deepEqual(failed, [])
+    // And the next one finds the one that serves.
+    await succeed(t, takeOver, next, port, { options: { steering } })
+  })
+
+  for (const end of ['close', 'exit']) {
+    test(`${steering}: a predecessor that ends by ${end} before the next version is ready leaves it the port`, async (t) => {
+      const takeOver = place(t)
+      const { primary, port } = await listening(t, takeOver, { workers: 3, options: { steering } })
+      await served(primary, 3)
+      const next = version(t, takeOver, { options: { steering }, ready: false })
+      await next.call('listen', port)
+      primary.call(end).catch(() => {})
+      await (end === 'close' ? primary.next('closed') : primary.exited)
+      const waiting = answers(port, 12)
+      await next.call('resize', 3)
+      const pids = await served(next, 3)
+      assert.ok((await waiting).every((pid) => pids.includes(pid)))
+      assert.equal(new Set(await answers(port)).size, 3)
+    })
+  }
+
+  test(`${steering}: slots that the version before adds while the next one waits are known to it`, async (t) => {
+    const takeOver = place(t)
+    const { primary, port } = await listening(t, takeOver, { options: { steering } })
+    const next = version(t, takeOver, { options: { steering }, ready: false })
+    await next.call('listen', port)
+    await primary.call('resize', 3)
+    await served(primary, 3)
+    await next.call('resize', 4)
+    await primary.next('closed')
+    const pids = await served(next, 4)
+    for (const [n, pid] of (await answers(port)).entries()) {
+      assert.equal(pids.indexOf(pid), (await next.call('slotOf', loopback(n))).slot)
+    }
+  })
+}
+
+test('a client that says nothing for longer than patience is not refused for that', async (t) => {
+  const takeOver = place(t)
+  const options = { affinity: { query: 'sid' }, maxRetries: 1, retryDelay: 50 }
+  const { primary, port } = await listening(t, takeOver, { options })
+  await served(primary, 2)
+  const socket = await connect(port)
+  t.after(() => socket.destroy())
+  await until(async () => (await primary.call('stats')).identifying === 1)
+  const { primary: next } = await listening(t, takeOver, { options }, port)
+  const pids = await served(next, 2)
+  await until(async () => (await primary.call('stats')).uptime === 0)
+  // Longer than its patience, of which nothing tells.
+  await new Promise((resolve) => setTimeout(resolve, 200))
+  socket.write('GET / HTTP/1.0\r\n\r\n')
+  const { pid } = JSON.parse((await readAll(socket)).split('\r\n\r\n')[1])
+  assert.ok(pids.includes(pid))
+  await primary.next('closed')
+})
+
+test('a balancer that closes keeps nobody from listening', async (t) => {
+  const takeOver = place(t)
+  const { primary, port } = await listening(t, takeOver, { options: { maxRetries: 40 } })
+  await served(primary, 2)
+  await primary.call('empty', 0)
+  await primary.call('empty', 1)
+  const waiting = request(port).catch(() => {})
+  await until(async () => (await primary.call('stats')).waiting === 1)
+  await primary.call('close')
+  const { primary: next } = await listening(t, takeOver, {}, port)
+  const pids = await served(next, 2)
+  assert.ok((await answers(port, 8)).every((pid) => pids.includes(pid)))
+  await waiting
+})
+
 test('the steering can change from one version to the next', { skip: !kernelSteers }, async (t) => {
   const takeOver = place(t)
   const modes = [
@@ -242,7 +329,12 @@ test('what cannot be taken over is an error that says why', async (t) => {
   for (const [listenArgs, message] of [
     [[path.join(path.dirname(takeOver), 'other')], /has to be given a port/],
     [[{ fd: 0 }], /has to be given a port/],
-    [[port + 1], new RegExp(`listens on port ${port}, and this listen\\(\\) says ${port + 1}`)],
+    [
+      [port + 1],
+      new RegExp(
+        `listens at 127.0.0.1 and port ${port}, and this listen\\(\\) says all addresses and port ${port + 1}`,
+      ),
+    ],
   ]) {
     assert.throws(() => balancer.listen(...listenArgs), { code, message })
     assert.equal(balancer.listening, false)
@@ -257,10 +349,9 @@ test('what cannot be taken over is an error that says why', async (t) => {
   assert.throws(() => nowhere.listen(0), { code, message: /No such file or directory/ })
   // Somebody else's socket.
   fs.rmSync(takeOver)
-  const stranger = net.createServer((socket) => socket.end('hello')).listen(takeOver)
+  const stranger = net.createServer((socket) => socket.on('error', () => {}).write('hello'.repeat(9))).listen(takeOver)
   await once(stranger, 'listening')
   t.after(() => stranger.close())
-  // Asked on this thread, which is to answer as well, it does not answer in time or says nonsense.
   const asking = version(t, takeOver, {})
   await assert.rejects(asking.call('listen'), { code, message: /does not answer as it should/ })
   assert.equal((await primary.call('stats')).slots.length, 2)

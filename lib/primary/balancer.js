@@ -105,11 +105,16 @@ class Balancer extends net.Server {
       if (!this.#inheritance) return listen2(address, port, addressType, backlog, fd, flags)
       // To Node it is a socket that was given.
       listen2(null, null, null, backlog, this.#inheritance.socket())
-      const inherited = /** @type {net.AddressInfo} */ (this.address()).port
-      if (!port || inherited === port) return
+      const inherited = /** @type {net.AddressInfo} */ (this.address())
+      const asked = `${address ?? 'all addresses'} and port ${port}`
+      if ((!port || inherited.port === port) && isSameHost(inherited.address, address)) return
       this.close()
-      throw cannotTakeOver(`${takeOver}`, `who offers it listens on port ${inherited}, and this listen() says ${port}`)
+      throw cannotTakeOver(
+        `${takeOver}`,
+        `who offers it listens at ${inherited.address} and port ${inherited.port}, and this listen() says ${asked}`,
+      )
     } catch (error) {
+      this.#inheritance = undefined
       Object.assign(this, { _handle: null })
       // A host is looked up first, and then nobody is there to catch it.
       if (typeof address !== 'string' || addressType === PATH) throw error
@@ -176,6 +181,15 @@ function inherit(path, obstacle = native.offerObstacle(path) ?? undefined) {
   } catch (error) {
     throw cannotTakeOver(path, `who offers it does not answer as it should: ${/** @type {Error} */ (error).message}`)
   }
+}
+
+/**
+ * @param {string} inherited
+ * @param {string | null} asked
+ */
+function isSameHost(inherited, asked) {
+  const ALL = ['::', '0.0.0.0']
+  return asked === null || ALL.includes(asked) ? ALL.includes(inherited) : asked === inherited
 }
 
 /** @param {string} name */

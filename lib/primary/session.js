@@ -6,6 +6,7 @@
 const { inspect } = require('node:util')
 const { nativeSessions } = require('../affinity')
 const debug = require('../debug')
+const { cannotTakeOver } = require('../errors')
 const messages = require('../messages')
 const native = require('../../native')
 const warnings = require('../warnings')
@@ -141,8 +142,8 @@ class Session {
    */
   listen(fd, backlog) {
     const error = this.#native.start()
-    if (error || fd === undefined) return error
     this.#native.drain(this.#draining)
+    if (error || fd === undefined) return error
     const steer = this.#obstacle === undefined
     debug(steer ? 'the kernel steers' : 'connections are handed over: %s', this.#obstacle ?? '')
     if (this.#inheritance) return this.#native.standBy(this.#inheritance, steer)
@@ -279,7 +280,7 @@ class Session {
    */
   #tellSlots(reason) {
     const serving = this.#native.stats().slots.map(({ channel }) => channel)
-    if (this.#inheritance && serving.length > 0 && serving.every(Boolean)) this.#takeOver()
+    if (this.#inheritance && serving.length > 0 && serving.every(Boolean)) this.#native.takeOver()
     this.#tellWorkers(serving)
     const servers = serving.map((channel) => {
       const member = this.#channels.get(channel)?.member
@@ -289,12 +290,18 @@ class Session {
   }
 
   /** Serves in the place of the primary before. */
-  #takeOver() {
-    if (!this.#inheritance) return
-    this.#inheritance = undefined
+  #onTookOver() {
     debug('takes over')
-    this.#native.takeOver()
+    this.#inheritance = undefined
     this.#offer()
+    this.#tellSlots('replaced')
+  }
+
+  /** Yet another version was ready first, and serves. */
+  #onOutrun() {
+    const { takeOver } = this.#options
+    this.#server.close()
+    process.nextTick(() => this.#server.emit('error', cannotTakeOver(`${takeOver}`, 'another version was ready first')))
   }
 
   /** Lets another primary take over. */
@@ -404,13 +411,14 @@ class Session {
     } else if (kind === 'ended' && channel) {
       debug('worker %d: channel %d ended: %s', channel.member.pid, number, detail)
       this.#onEnded(number, channel, detail)
-    } else if (kind === 'superseded') {
+    } else if (kind === 'superseded' && !this.#closing) {
       debug('another primary has taken over')
       this.#tellSlots('replaced')
       this.#server.close()
-    } else if (kind === 'predecessor-gone') {
-      debug('the primary before is gone')
-      this.#takeOver()
+    } else if (kind === 'took-over' && !this.#closing) {
+      this.#onTookOver()
+    } else if (kind === 'outrun' && !this.#closing) {
+      this.#onOutrun()
     } else if (kind === 'refused') {
       this.#refusals.announce()
     } else if (kind === 'settled') {

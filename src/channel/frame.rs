@@ -23,7 +23,8 @@
 //!
 //! A primary that [takes over](crate::primary::takeover) from another is a worker to that one, which serves all slots. After
 //! the hello it is told the secrets (three words of 8 bytes) and given the listening sockets (inherit). When its own workers
-//! are ready it says so (take over), and from then on is delivered what still waits.
+//! are ready it says so (take over), gets the sockets that there are by then, and from then on is delivered what still waits.
+//! Other successors are told that one has taken over (take over, from the primary).
 
 use super::clock::Stamp;
 
@@ -112,7 +113,7 @@ pub enum Frame {
         /// How many are still to come.
         left: u32,
     },
-    /// Successor to primary: it serves from now on.
+    /// Successor to primary: it serves from now on. Primary to successor: another one does.
     TakeOver,
 }
 

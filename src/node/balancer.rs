@@ -137,7 +137,7 @@ pub struct Balancer {
 #[napi]
 impl Balancer {
     /// Starts nothing. `on_report` gets what happened ("starving", "opened", "ended", "refused", "superseded",
-    /// "predecessor-gone" or "settled"),
+    /// "took-over", "outrun" or "settled"),
     /// the channel it is about, and why.
     #[napi(constructor)]
     pub fn new(
@@ -202,10 +202,11 @@ impl Balancer {
         })
     }
 
-    /// Serves in the place of that primary; nothing where that is so already.
+    /// Tells that primary that this one serves from now on. "took-over" is reported when it does.
     #[napi]
     pub fn take_over(&self) -> Result<()> {
-        self.native()?.take_over().map_err(failed)
+        self.native()?.take_over();
+        Ok(())
     }
 
     /// Lets another primary take over that comes to this path.
@@ -358,7 +359,8 @@ fn words(report: Report) -> FnArgs<(String, u32, String)> {
         Report::Ended(channel, end) => ("ended", channel, reason(end)),
         Report::Refused => ("refused", 0, String::new()),
         Report::Superseded => ("superseded", 0, String::new()),
-        Report::PredecessorGone => ("predecessor-gone", 0, String::new()),
+        Report::TookOver => ("took-over", 0, String::new()),
+        Report::Outrun => ("outrun", 0, String::new()),
         Report::Settled => ("settled", 0, String::new()),
     };
     (kind.to_owned(), channel, detail).into()

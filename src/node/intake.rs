@@ -183,7 +183,10 @@ impl Shared {
                 }
                 Ok(Some(Message::Counters)) => self.give_counters(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Ok(None) | Err(_) => ended = true,
+                // The rest is for primaries.
+                Ok(None | Some(Message::Inherited { .. } | Message::Outrun)) | Err(_) => {
+                    ended = true;
+                }
             }
         }
         self.take_over(&mut arrived);

@@ -33,6 +33,8 @@ pub struct Balancer {
     core: Arc<Core>,
     /// The clock, and what watches connections that are not identified yet.
     tasks: Vec<AbortHandle>,
+    /// What lets successors in.
+    offer: Option<AbortHandle>,
     runtime: Runtime,
 }
 
@@ -56,7 +58,7 @@ impl Balancer {
             let watching = runtime.handle().spawn(watch(Arc::clone(&core), poll));
             tasks.push(watching.abort_handle());
         }
-        Ok(Self { core, tasks, runtime })
+        Ok(Self { core, tasks, offer: None, runtime })
     }
 
     /// Makes a bound socket listen, and takes its connections in until [`close`](Self::close).
@@ -81,9 +83,9 @@ impl Balancer {
         Ok(())
     }
 
-    /// Serves in the place of the other primary, if there is one.
-    pub fn take_over(&self) -> io::Result<()> {
-        self.core.take_over()
+    /// Tells the other primary that this one serves from now on.
+    pub fn take_over(&self) {
+        self.core.take_over();
     }
 
     /// Lets another primary take over that comes to this path.
@@ -93,7 +95,7 @@ impl Balancer {
             readiness::register(offer::listen(path)?, Interest::READABLE)?
         };
         let welcoming = welcome_successors(Arc::clone(&self.core), listener);
-        self.tasks.push(self.runtime.handle().spawn(welcoming).abort_handle());
+        self.offer = Some(self.runtime.handle().spawn(welcoming).abort_handle());
         Ok(())
     }
 
@@ -136,6 +138,9 @@ impl Balancer {
     /// its end, within the patience; then [`Report::Settled`]. Returns how many wait, and never
     /// reports when it is none.
     pub fn close(&mut self) -> usize {
+        if let Some(offer) = self.offer.take() {
+            offer.abort();
+        }
         self.core.stop_accepting().wait();
         self.core.close()
     }
@@ -164,7 +169,7 @@ impl Balancer {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(&self.offer) {
             task.abort();
         }
         self.core.end().wait();
@@ -195,6 +200,12 @@ async fn watch_channel(core: Arc<Core>, channel: Channel, watch: ChannelWatch) {
 /// How long successors wait where there are no descriptors to let them in.
 const WELCOME_RETRY: Duration = Duration::from_millis(100);
 
+/// How long a successor may take to say hello.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+
+/// When to try again to accept, where there were no descriptors for that.
+const SERVE_RETRY: Duration = Duration::from_millis(100);
+
 /// Lets in who comes to take over.
 async fn welcome_successors(core: Arc<Core>, listener: AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
     loop {
@@ -220,41 +231,84 @@ async fn welcome_successors(core: Arc<Core>, listener: AsyncFd<Arc<OwnedFd>>) ->
 
 /// Hears what a successor says, whenever it does.
 async fn watch_successor(core: Arc<Core>, channel: Channel, socket: AsyncFd<Arc<OwnedFd>>) {
+    let hello_by = tokio::time::Instant::now() + HELLO_TIME;
+    let mut greeted = false;
     let end = loop {
-        let Ok(mut ready) = socket.readable().await else { break End::Broken };
+        let readable = tokio::time::timeout_at(hello_by, socket.readable());
+        let ready = if greeted { Ok(socket.readable().await) } else { readable.await };
+        let Ok(ready) = ready else { break End::Silent };
+        let Ok(mut ready) = ready else { break End::Broken };
         ready.clear_ready();
-        if let Stage::Ended(end) = core.on_readable(channel) {
-            break end;
+        match core.on_readable(channel) {
+            Stage::Ended(end) => break end,
+            Stage::Open => greeted = true,
+            Stage::Offered => {}
         }
     };
     core.on_end(channel, end);
 }
 
-/// Takes over what a predecessor delivers, from when it was told to.
-async fn follow_predecessor(
-    core: Arc<Core>,
+/// Takes over when it was told to, or the predecessor is gone; and then what that delivers.
+async fn follow_predecessor(core: Arc<Core>, channel: Intake, socket: AsyncFd<Arc<OwnedFd>>) {
+    if hear_predecessor(&core, channel, socket).await == Heard::Outrun {
+        core.outrun();
+        return;
+    }
+    // Without descriptors for that: there is no other to do it.
+    while core.serve().is_err() {
+        tokio::time::sleep(SERVE_RETRY).await;
+    }
+}
+
+/// How a predecessor has ended.
+#[derive(PartialEq, Eq)]
+enum Heard {
+    /// It is gone.
+    End,
+    /// It has given its place to another one.
+    Outrun,
+}
+
+async fn hear_predecessor(
+    core: &Arc<Core>,
     mut channel: Intake,
     socket: AsyncFd<Arc<OwnedFd>>,
-) -> io::Result<()> {
+) -> Heard {
+    let mut inherited = Vec::new();
+    let mut told = false;
     loop {
-        let mut ready = tokio::select! {
-            () = core.taken_over() => {
-                channel.take_over()?;
+        let ready = tokio::select! {
+            () = core.taken_over(), if !told => {
+                told = true;
+                if channel.take_over().is_err() {
+                    return Heard::End;
+                }
                 continue;
             }
-            ready = socket.readable() => ready?,
+            ready = socket.readable() => ready,
         };
+        let Ok(mut ready) = ready else { return Heard::End };
         match channel.receive() {
+            Ok(Some(Message::Inherited { sockets, left })) => {
+                inherited.extend(sockets);
+                if left == 0 {
+                    core.inherit(std::mem::take(&mut inherited));
+                    while core.serve().is_err() {
+                        tokio::time::sleep(SERVE_RETRY).await;
+                    }
+                }
+            }
             Ok(Some(Message::Connections(delivery))) => {
-                channel.acknowledge()?;
+                if channel.acknowledge().is_err() {
+                    return Heard::End;
+                }
                 core.take_in(delivery);
             }
+            Ok(Some(Message::Outrun)) => return Heard::Outrun,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Ok(_) | Err(_) => break,
+            Ok(_) | Err(_) => return Heard::End,
         }
     }
-    core.predecessor_gone();
-    Ok(())
 }
 
 /// How many connections there may be news of at once.

@@ -179,12 +179,29 @@ impl Core {
         self.lock().standby = Some(Standby { sockets, backlog, way });
     }
 
+    /// Tells the other primary that this one serves from now on.
+    pub(super) fn take_over(&self) {
+        self.taken_over.notify_one();
+    }
+
+    /// The sockets that the other primary had in the end.
+    pub(super) fn inherit(&self, sockets: Vec<OwnedFd>) {
+        if let Some(standby) = &mut self.lock().standby {
+            standby.sockets = sockets.into_iter().map(Arc::new).collect();
+        }
+    }
+
     /// Serves in the place of another primary. Nothing happens where that is so already.
-    pub(super) fn take_over(self: &Arc<Self>) -> io::Result<()> {
+    pub(super) fn serve(self: &Arc<Self>) -> io::Result<()> {
         let standby = self.lock().standby.take();
         let Some(Standby { sockets, backlog, way }) = standby else { return Ok(()) };
         match way {
-            Way::HandOver => self.accept_from(sockets, backlog)?,
+            Way::HandOver => {
+                if let Err(error) = self.accept_from(sockets.clone(), backlog) {
+                    self.lock().standby = Some(Standby { sockets, backlog, way });
+                    return Err(error);
+                }
+            }
             Way::Kernel => {
                 let hasher = self.config.identifier.hasher.clone();
                 let group = Group::adopt(sockets, hasher, backlog);
@@ -194,7 +211,7 @@ impl Core {
                 });
             }
         }
-        self.taken_over.notify_one();
+        (self.report)(Report::TookOver);
         Ok(())
     }
 
@@ -203,9 +220,10 @@ impl Core {
         self.taken_over.notified().await;
     }
 
-    /// The predecessor is gone.
-    pub(super) fn predecessor_gone(&self) {
-        (self.report)(Report::PredecessorGone);
+    /// Another primary has taken over in the place of this one.
+    pub(super) fn outrun(&self) {
+        self.lock().standby = None;
+        (self.report)(Report::Outrun);
     }
 
     /// Takes in what a predecessor had accepted.
@@ -253,6 +271,8 @@ impl Core {
     /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
     pub(super) fn stop_accepting(self: &Arc<Self>) -> Ending {
         self.ask(|state, now| {
+            // Who waits to take over has all sockets, and what is queued there.
+            state.superseded |= state.channels.has_successor();
             let released = state.accept_loops.close();
             state.listening.0.clear();
             state.standby = None;
@@ -276,7 +296,11 @@ impl Core {
     pub(super) fn close(self: &Arc<Self>) -> usize {
         self.ask(|state, now| {
             state.handover.read_owed_acks(&mut state.channels, now);
-            let patience = self.config.limits.patience.unwrap_or(MAX_SETTLE);
+            let mut patience = self.config.limits.patience.unwrap_or(MAX_SETTLE);
+            if state.superseded {
+                // Who has not said yet who it is goes to the successor when it does.
+                patience = patience.max(self.config.look.time + MAX_SETTLE);
+            }
             state.closing = Some(Closing { by: now + patience, settled: false });
             let unsettled = state.unsettled();
             if unsettled == 0 {
@@ -344,7 +368,7 @@ impl Core {
     /// Everything ends at once.
     pub(super) fn end(&self) -> Ending {
         let mut state = self.lock();
-        let superseded = state.superseded;
+        let superseded = state.superseded || state.channels.has_successor();
         if let Some(mut steering) = state.steering.take() {
             for socket in steering.close(&mut state.channels) {
                 // Or workers that are busy would keep the port.
@@ -481,8 +505,16 @@ impl Core {
         for channel in effects.successors {
             self.bequeath(state, channel);
         }
-        if effects.superseded {
+        if let Some(successor) = effects.superseded {
+            // There may be more of them than when it was first told, and from now on there will not.
+            Self::give_sockets(state, successor);
             state.superseded = true;
+            for (channel, open) in state.channels.iter_mut().filter(|(_, open)| open.successor) {
+                if channel != successor {
+                    open.channel.say(Frame::TakeOver, &[]);
+                    open.channel.give_up(End::Closed);
+                }
+            }
             (self.report)(Report::Superseded);
         }
         let mut announce = state.refusals.count(None, Refusal::NoDescriptors, effects.shed);
@@ -498,9 +530,20 @@ impl Core {
     /// Gives a successor what it needs to serve in our place.
     fn bequeath(&self, state: &mut State, channel: Channel) {
         let Some(open) = state.channels.get_mut(channel) else { return };
+        if state.superseded {
+            open.channel.say(Frame::TakeOver, &[]);
+            open.channel.give_up(End::Closed);
+            return;
+        }
         for (index, &word) in (0..).zip(&self.config.secrets) {
             open.channel.say(Frame::Secret { index, word }, &[]);
         }
+        Self::give_sockets(state, channel);
+    }
+
+    /// Gives a successor all listening sockets that there are.
+    fn give_sockets(state: &mut State, channel: Channel) {
+        let Some(open) = state.channels.get_mut(channel) else { return };
         let (sockets, backlog) = match &state.steering {
             Some(steering) => steering.listening(),
             None => (&state.listening.0[..], state.listening.1),

@@ -18,8 +18,10 @@ pub enum Report {
     Refused,
     /// Another primary has taken over.
     Superseded,
-    /// The primary that this one was to take over from is gone.
-    PredecessorGone,
+    /// This primary has taken over from another.
+    TookOver,
+    /// Yet another one has taken over from that.
+    Outrun,
     /// After [`Balancer::close`](super::balancer::Balancer::close): nothing waits any more, all channels are closed.
     Settled,
 }

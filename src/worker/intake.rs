@@ -49,6 +49,15 @@ pub enum Message {
     Release(Loan),
     /// Nothing but what [`Intake::take_counters`] tells.
     Counters,
+    /// To a primary: listening sockets.
+    Inherited {
+        /// The sockets.
+        sockets: Vec<OwnedFd>,
+        /// How many are still to come.
+        left: u32,
+    },
+    /// To a primary: another one has taken over.
+    Outrun,
 }
 
 enum Counters {
@@ -107,6 +116,10 @@ impl Intake {
                 Ok(Some(Message::Connections(Delivery::default())))
             }
             Frame::Release(loan) => Ok(Some(Message::Release(loan))),
+            Frame::Inherit { count, left, .. } if received.fds.len() == usize::from(count) => {
+                Ok(Some(Message::Inherited { sockets: received.fds, left }))
+            }
+            Frame::TakeOver => Ok(Some(Message::Outrun)),
             Frame::Counters => {
                 // No descriptors, or no memory: the primary sees that nothing is counted.
                 if let Some(page) = received.fds.into_iter().next() {

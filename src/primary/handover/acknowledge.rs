@@ -64,8 +64,9 @@ impl HandOver {
     pub fn audit(&mut self, channels: &mut Channels, now: Instant) {
         if self.follows_loads {
             // Those that had no descriptors for it.
-            let workers = channels.iter_mut().filter(|open| open.channel.greeted());
-            workers.filter(|open| !open.successor).for_each(OpenChannel::have_open_counted);
+            let open = channels.iter_mut().map(|(_, open)| open);
+            let workers = open.filter(|open| open.channel.greeted() && !open.successor);
+            workers.for_each(OpenChannel::have_open_counted);
         }
         self.read_answers(channels, now, |open| open.channel.greeted());
         self.next_audit = now + AUDIT_INTERVAL;
@@ -144,9 +145,10 @@ impl HandOver {
                     open.latency.returned(self.queue.is_in_flight(channel));
                     returned
                 }
-                Answer::TakeOver if open.successor => {
+                Answer::TakeOver if open.successor && !self.superseded => {
+                    self.superseded = true;
                     self.queue.supersede(channel, now);
-                    self.effects.superseded = true;
+                    self.effects.superseded = Some(channel);
                     Ok(())
                 }
                 Answer::TakeOver => Err(Violation),

@@ -59,8 +59,8 @@ pub struct Effects {
     pub reports: Vec<Report>,
     /// Successors that have said hello.
     pub successors: Vec<Channel>,
-    /// Whether one of them serves from now on.
-    pub superseded: bool,
+    /// The one that serves from now on.
+    pub superseded: Option<Channel>,
 }
 
 /// Counters.
@@ -81,6 +81,8 @@ pub struct HandOver {
     follows_loads: bool,
     /// Whether clients are refused that show no session, where they can show one.
     draining: bool,
+    /// Whether another primary serves in our place.
+    superseded: bool,
     /// Where the peer's address is not enough.
     identify: Option<Identify>,
     queue: DeliveryQueue<Connection>,
@@ -107,6 +109,7 @@ impl HandOver {
             hasher,
             follows_loads: identify.as_ref().is_some_and(Identify::needs_room),
             draining: false,
+            superseded: false,
             identify,
             queue: DeliveryQueue::new(limits, fastrand::u64(..)),
             arrivals: Arrivals::new(now),

@@ -1,21 +1,26 @@
 //! What a successor gets from the primary that it takes over from, and how the two go on.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, UnixAddr, connect};
 
 use super::{SECRETS, Secrets, is_ours};
 use crate::channel::frame::Frame;
 use crate::channel::passing::Received;
+use crate::sys::socket;
 use crate::worker::intake::Intake;
 
 /// The thread that answers does nothing for longer than some milliseconds.
 const TIME: Duration = Duration::from_secs(5);
+
+/// When to ask again where the one that answers is just being replaced, or has no room.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// What the predecessor leaves.
 pub struct Inheritance {
@@ -33,17 +38,24 @@ pub struct Inheritance {
 
 /// Asks whoever offers itself at this path. `None`: nobody does.
 pub fn inherit(path: &Path) -> io::Result<Option<Inheritance>> {
-    let stream = match UnixStream::connect(path) {
-        Ok(stream) => stream,
-        Err(error) if is_nobody(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let by = Instant::now() + TIME;
+    loop {
+        match ask(path, by) {
+            // Nobody waits there, or somebody with no room for one more, or one that is just being replaced.
+            Err(error) if is_nobody(&error) => return Ok(None),
+            Err(error) if may_change(&error) && Instant::now() < by => thread::sleep(RETRY),
+            inherited => return inherited.map(Some),
+        }
+    }
+}
+
+fn ask(path: &Path, by: Instant) -> io::Result<Inheritance> {
+    let stream = socket::stream(AddressFamily::Unix)?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
     if !is_ours(stream.as_fd())? {
         return Err(io::Error::other("another user listens there"));
     }
-    stream.set_nonblocking(true)?;
-    let mut channel = Intake::open(stream.into())?;
-    let by = Instant::now() + TIME;
+    let mut channel = Intake::open(stream)?;
     let mut secrets = [0; SECRETS];
     let mut sockets = Vec::new();
     loop {
@@ -52,6 +64,8 @@ pub fn inherit(path: &Path) -> io::Result<Option<Inheritance>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
         match frame {
+            // Another one has just taken over, and will be there.
+            Frame::TakeOver => return Err(io::ErrorKind::UnexpectedEof.into()),
             Frame::Secret { index, word } if usize::from(index) < SECRETS => {
                 secrets[usize::from(index)] = word;
             }
@@ -62,7 +76,7 @@ pub fn inherit(path: &Path) -> io::Result<Option<Inheritance>> {
                 sockets.extend(fds);
                 if left == 0 {
                     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-                    return Ok(Some(Inheritance { secrets, sockets, steered, backlog, channel }));
+                    return Ok(Inheritance { secrets, sockets, steered, backlog, channel });
                 }
             }
             _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -72,6 +86,11 @@ pub fn inherit(path: &Path) -> io::Result<Option<Inheritance>> {
 
 fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn may_change(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionReset, UnexpectedEof, WouldBlock};
+    matches!(error.kind(), ConnectionReset | UnexpectedEof | WouldBlock)
 }
 
 fn next(channel: &mut Intake, by: Instant) -> io::Result<Option<Received>> {

@@ -27,9 +27,7 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     check_folder(path)?;
     let listener = socket::stream(AddressFamily::Unix)?;
     // In one step, so that there always is one that answers.
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let new = path.with_file_name(name);
+    let new = path.with_file_name(format!(".{}", std::process::id()));
     let _ = fs::remove_file(&new);
     // On Linux the file is made with this mode.
     let _ = fchmod(&listener, Mode::from_bits_truncate(MODE as nix::libc::mode_t));

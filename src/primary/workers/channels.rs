@@ -113,9 +113,14 @@ impl Channels {
         self.channels.iter().map(|(&channel, open)| (channel, open))
     }
 
+    /// Whether a primary waits to take over.
+    pub fn has_successor(&self) -> bool {
+        self.channels.values().any(|open| open.successor && open.channel.greeted())
+    }
+
     /// The same, to write on.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut OpenChannel> {
-        self.channels.values_mut()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Channel, &mut OpenChannel)> {
+        self.channels.iter_mut().map(|(&channel, open)| (channel, open))
     }
 
     /// It has ended.

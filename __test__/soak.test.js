@@ -218,7 +218,7 @@ const cases = {
     { entries: [{ t: 20_100, pid: 10, what: 'exit', child: 11, code: null, signal: 'SIGKILL' }], faults: [kill(11)] },
   ],
   'counters that lose a connection': [
-    { entries: [{ t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 3 } }] },
+    { entries: [{ t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 5 } }] },
     'counters add up',
   ],
   'counters of which a worker has the rest': [
@@ -227,6 +227,19 @@ const cases = {
         { t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 5, slots: [{ inFlight: 1 }] } },
       ],
     },
+  ],
+  'counters of a primary whose queue in the kernel its successor has taken': [
+    {
+      kernel: true,
+      entries: [
+        table(10_000, [21, 22], 20),
+        { t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 5 } },
+      ],
+    },
+  ],
+  'counters that lose a connection in the kernel': [
+    { kernel: true, entries: [{ t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 5 } }] },
+    'counters add up',
   ],
   'counters that add up': [{ entries: [{ t: 20_000, pid: 10, what: 'closed', stats: counters() }] }],
   'what was seen from outside': [{ troubles: [{ at: 0, text: 'the primary ended' }] }, 'all is well'],

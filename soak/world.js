@@ -313,10 +313,10 @@ class World {
     let stats
     const settled = async () => {
       stats = await this.primary.call('stats')
-      const { accepted, adopted, refused, gone, rejected, waiting, identifying } = stats
-      return accepted === adopted + refused + gone + rejected && waiting === 0 && identifying === 0
+      const inFlight = stats.slots.some((/** @type {any} */ slot) => slot.inFlight > 0)
+      return stats.waiting === 0 && stats.identifying === 0 && !inFlight
     }
-    if (!(await until(settled))) this.#trouble(`the counters do not add up at rest: ${JSON.stringify(stats)}`)
+    if (!(await until(settled))) this.#trouble(`connections wait though all is over: ${JSON.stringify(stats)}`)
     /** @type {string | undefined} */
     let left
     const released = async () => {

@@ -164,6 +164,18 @@ const cases = {
     { exchanges: [waited], entries: [table(20_700, [null, 12]), table(20_800, [13, 12])], faults: [kill(11, 19_000)] },
     '502',
   ],
+  'a 502 of one slot after the other that is empty': [
+    {
+      exchanges: [{ ...waited, client: 'b' }],
+      entries: [
+        { t: 0, pid: 10, what: 'slots', count: 1, slotOf: [0, 0] },
+        table(19_000, [null]),
+        table(20_100, [13, null]),
+        table(20_800, [13, 12]),
+      ],
+    },
+    '502',
+  ],
   'a 502 of a slot with a worker': [{ exchanges: [waited] }, 'refused with reason'],
   'a 502 too early': [{ exchanges: [{ ...waited, ended: 20_500 }], entries: emptied }, 'refused with reason'],
   'a 502 for the slot beside an empty one': [

@@ -215,12 +215,10 @@ class Judging {
 
   /** @param {Exchange} exchange */
   #wasEmpty(exchange) {
-    const { began, ended } = exchange
-    for (const slot of this.#slots(exchange, began - SLACK, ended)) {
-      const empty = this.#timeline.emptyFor(slot, began, ended, (pid) => this.#killed.get(pid))
-      if (empty >= this.#patience - PATIENCE_SLACK) return true
-    }
-    return false
+    const slotsAmong = (/** @type {number} */ count) => this.#slotsAmong(exchange, count)
+    const killedAt = (/** @type {number} */ pid) => this.#killed.get(pid)
+    const empty = this.#timeline.emptyFor(slotsAmong, exchange.began, exchange.ended, killedAt)
+    return empty >= this.#patience - PATIENCE_SLACK
   }
 
   /**

@@ -81,25 +81,22 @@ class Timeline {
   }
 
   /**
-   * For how long, within a time, a slot had no worker: since the one before was killed, though that is noticed later.
-   * @param {number} slot
+   * For how long, within a time, a client's slot had no worker, whichever slot that was by then: since the worker before was
+   * killed, though that is noticed later.
+   * @param {(count: number) => number[]} slotsAmong the slots that may be the client's when there are so many
    * @param {number} from
    * @param {number} to
    * @param {(pid: number) => number | undefined} killedAt
    */
-  emptyFor(slot, from, to, killedAt) {
+  emptyFor(slotsAmong, from, to, killedAt) {
     let sum = 0
-    for (const table of this.tables) {
-      const end = table.to
-      let begin = table.from
-      if (slot >= table.pids.length) continue
-      const pid = table.pids[slot]
-      if (pid !== null) {
-        const killed = killedAt(pid)
-        if (killed === undefined || killed > end) continue
-        begin = Math.max(begin, killed)
-      }
-      sum += Math.max(0, Math.min(end, to) - Math.max(begin, from))
+    for (const table of this.within(from, to)) {
+      const since = slotsAmong(table.pids.length).map((slot) => {
+        const pid = table.pids[slot] ?? null
+        return pid === null ? table.from : (killedAt(pid) ?? Infinity)
+      })
+      const begin = Math.max(table.from, from, Math.min(...(since.length > 0 ? since : [table.from])))
+      sum += Math.max(0, Math.min(table.to, to) - begin)
     }
     return sum
   }

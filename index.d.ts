@@ -277,8 +277,8 @@ declare namespace sticky {
      *
      * @default none: nobody can take over
      * @throws {Error} `ERR_STICKY_TAKE_OVER`, by `listen`: the folder is not private or missing, this `listen` is not given a
-     * port or another one than the running balancer has, or that one does not answer (with a host, which is looked up first,
-     * it is an `'error'` event)
+     * port, or another address or port than the running balancer has, or that one does not answer (with a host, which is
+     * looked up first, it is an `'error'` event); as an `'error'` event: yet another version was ready first
      * @see docs/upgrade.md
      * @since 4.0.0
      */

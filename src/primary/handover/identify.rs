@@ -122,11 +122,33 @@ impl Identify {
 
     /// Takes a connection in; returns what became of it, unless it has to wait.
     pub fn take(&mut self, Accepted { fd, peer }: Accepted, now: Instant) -> Option<Outcome> {
+        self.begin(fd, peer, None, self.rules.first_stage(), now)
+    }
+
+    /// The same of one from which a predecessor has taken the PROXY header, if there was one.
+    pub fn take_again(
+        &mut self,
+        fd: OwnedFd,
+        peer: Option<IpAddr>,
+        source: Option<SocketAddr>,
+        now: Instant,
+    ) -> Option<Outcome> {
+        self.begin(fd, peer, source.map(Box::new), Stage::Request, now)
+    }
+
+    fn begin(
+        &mut self,
+        fd: OwnedFd,
+        peer: Option<IpAddr>,
+        source: Option<Box<SocketAddr>>,
+        stage: Stage,
+        now: Instant,
+    ) -> Option<Outcome> {
         let mut entry = Entry {
             fd,
             peer,
-            source: None,
-            stage: self.rules.first_stage(),
+            source,
+            stage,
             ended: false,
             looks: 1,
             resting: false,

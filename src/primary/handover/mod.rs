@@ -220,17 +220,22 @@ impl HandOver {
         now: Instant,
     ) {
         self.counters.accepted += connections.len() as u64;
-        let outcomes = connections.into_iter().map(|Arrived { fd, source }| {
+        let is_gone = slot >= self.queue.table().len();
+        let outcomes = connections.into_iter().filter_map(|Arrived { fd, source }| {
             let peer = match source {
                 Some(source) => Some(source.ip()),
                 None => match socket::peer(fd.as_fd()) {
                     Ok(peer) => peer,
-                    Err(_) => return Outcome::Gone,
+                    Err(_) => return Some(Outcome::Gone),
                 },
             };
+            // Here there is no such slot: whose it is has to be found out again.
+            if let Some(identify) = self.identify.as_mut().filter(|_| is_gone) {
+                return identify.take_again(fd, peer, source, now);
+            }
             let otherwise = Choice::Hash(self.hasher.hash(peer));
             let client = Client { session: Some(slot), otherwise };
-            Outcome::Client(client, Connection { fd, source: source.map(Box::new) })
+            Some(Outcome::Client(client, Connection { fd, source: source.map(Box::new) }))
         });
         let outcomes = outcomes.collect();
         self.enqueue(outcomes, channels, now);

@@ -9,6 +9,7 @@ const fs = require('node:fs')
 const path = require('node:path')
 const { test } = require('node:test')
 const { connect, loopback, parallel, request, until } = require('./support/client')
+const { hello } = require('./support/frames')
 const { directory } = require('./support/places')
 const { balanced, fdCount, start } = require('./support/process')
 const { kernelSteers } = require('./support/steering')
@@ -154,6 +155,37 @@ test('another process of the same user cannot either, but where the kernel steer
     const joins = steering === 'auto' && kernelSteers
     assert.deepEqual(runAs({}, 'perl', '-e', BIND, port), joins ? { status: 0, said: '' } : IN_USE)
   }
+})
+
+// Says hello at a path, as the next version of a program does, and says how many bytes come back.
+const SUCCEED = `
+  use Socket;
+  $SIG{PIPE} = 'IGNORE';
+  socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+  connect($s, sockaddr_un($ARGV[0])) or die "connect: $!\\n";
+  syswrite($s, pack('H*', $ARGV[1]));
+  print sysread($s, my $answer, 1000) // 0;`
+
+test('with takeOver there is one path more, at which another user gets nothing', { skip: notRoot }, async (t) => {
+  if (!has(t, 'perl')) return
+  const folder = directory(t)
+  // Who could not even look there would be no test of the socket.
+  fs.chmodSync(folder, 0o755)
+  const takeOver = path.join(folder, 'balancer.sock')
+  const { primary, port } = await balanced(t, { options: { ...PATIENT, takeOver } })
+  await until(() => fs.existsSync(takeOver))
+  const [unix, ...more] = reachable(primary.pid).filter((name) => !name.endsWith(hex(port)))
+  // Under the name that it had before it took the place of its predecessor's.
+  assert.ok(unix.startsWith(`unix ${takeOver}.`), unix)
+  assert.deepEqual(more, [])
+  const succeed = ['perl', '-e', SUCCEED, takeOver, hello().toString('hex')]
+  assert.deepEqual(asNobody(...succeed), { status: 13, said: 'connect: Permission denied\n' })
+  // Nor where permissions do not count.
+  fs.chmodSync(takeOver, 0o777)
+  assert.deepEqual(asNobody(...succeed), { status: 0, said: '0' })
+  const { said } = runAs({}, ...succeed)
+  assert.ok(Number(said) > 0, said)
+  assert.equal((await request(port)).status, 200)
 })
 
 /** A hostile worker in slot 0 and good ones in two others, and the clients of each slot. */

@@ -27,7 +27,7 @@ const rows = (pid, table) =>
     .slice(1)
     .map((line) => line.trim().split(/\s+/))
 
-/** What a process has open: the places in the file system, and the numbers of sockets. */
+/** What a process has open: the files that it may write, and the numbers of sockets. */
 function opened(pid) {
   const links = fs.readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
     try {
@@ -38,7 +38,17 @@ function opened(pid) {
     }
   })
   const sockets = links.flatMap(([, to]) => /^socket:\[(\d+)\]$/.exec(to)?.[1] ?? [])
-  return { links, files: links.filter(([, to]) => to.startsWith('/')), sockets }
+  // What it only reads is Node's: certificates, say.
+  const writes = (fd) => {
+    try {
+      const [, flags] = /^flags:\s*(\d+)$/m.exec(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'))
+      return (Number.parseInt(flags, 8) & (fs.constants.O_WRONLY | fs.constants.O_RDWR)) !== 0
+    } catch {
+      return false
+    }
+  }
+  const files = links.flatMap(([fd, to]) => (to.startsWith('/') && writes(fd) ? [to] : []))
+  return { links, files, sockets }
 }
 
 /** The addresses at which a process could be reached: of TCP, UDP, and unix sockets with a name. */
@@ -83,8 +93,10 @@ for (const [what, options] of [
     }
     if (lent) assert.equal(listening.size, pids.length)
     // Nor is anything of it in the file system.
+    const inherited = opened(process.pid).files
     for (const pid of [primary.pid, ...pids]) {
-      for (const [, file] of opened(pid).files) assert.match(file, /^\/(dev\/|memfd:sticky-listen \(deleted\)$)/)
+      const files = opened(pid).files.filter((file) => !inherited.includes(file))
+      for (const file of files) assert.match(file, /^\/(dev\/|memfd:sticky-listen \(deleted\)$)/)
     }
   })
 }

@@ -188,7 +188,7 @@ test('with takeOver there is one path more, at which another user gets nothing',
   await until(() => fs.existsSync(takeOver))
   const [unix, ...more] = reachable(primary.pid).filter((name) => !name.endsWith(hex(port)))
   // Under the name that it had before it took the place of its predecessor's.
-  assert.ok(unix.startsWith(`unix ${takeOver}.`), unix)
+  assert.equal(unix, `unix ${path.join(folder, `.${primary.pid}`)}`)
   assert.deepEqual(more, [])
   const succeed = ['perl', '-e', SUCCEED, takeOver, hello().toString('hex')]
   assert.deepEqual(asNobody(...succeed), { status: 13, said: 'connect: Permission denied\n' })

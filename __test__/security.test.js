@@ -107,8 +107,8 @@ test('a balancer at a path is reachable at that path alone', async (t) => {
   await primary.call('listen', at)
   await until(async () => (await primary.call('stats')).slots.every(({ pid }) => pid))
   for (let n = 0; n < 20; n++) assert.equal((await request(undefined, { socketPath: at })).status, 200)
-  assert.deepEqual(reachable(primary.pid), [`unix ${at}`])
-  // A connection to a unix socket shows the name of that.
+  // A connection to a unix socket shows the name of that, and the primary closes its copies a few milliseconds later.
+  assert.deepEqual([...new Set(reachable(primary.pid))], [`unix ${at}`])
   for (const pid of await primary.call('pids')) {
     assert.ok(reachable(pid).every((name) => name === `unix ${at}`))
   }

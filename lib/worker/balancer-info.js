@@ -29,8 +29,6 @@ class BalancerInfo {
   #own = []
   #header = ''
   #maxHeaderSize = 0
-  /** Whether the slot of who shows no session follows from who it is. */
-  #byName = true
   /** @type {native.Identifier | undefined} */
   #identifier
 
@@ -46,7 +44,6 @@ class BalancerInfo {
     const { key, header, maxHeaderSize, sessions, ...rest } = identity
     this.#header = header ?? ''
     this.#maxHeaderSize = maxHeaderSize
-    this.#byName = sessions?.fallback !== 'room'
     this.#identifier = new native.Identifier({
       ...rest,
       key: Buffer.from(key, 'base64'),
@@ -87,7 +84,7 @@ class BalancerInfo {
 
   /** Whether clients that show no session may come to any slot. */
   get sendsNewClientsAnywhere() {
-    return !this.#byName
+    return this.sessions?.fallback === 'room'
   }
 
   /**
@@ -131,7 +128,7 @@ class BalancerInfo {
     // What the balancer does not read goes by the peer's address.
     if (!this.#identifier || this.#own.length === 0 || (unread && this.sessions)) return true
     if (session >= 0) return this.#own.includes(session)
-    if (!this.#byName) return true
+    if (this.sendsNewClientsAnywhere) return true
     // As Node has read them.
     const bytes = lines.map((line) => Buffer.from(line, 'latin1'))
     return this.#own.includes(this.#identifier.slot(peer, bytes, this.#slots))

@@ -9,14 +9,10 @@
 // Where new clients may come to any slot, a connection whose request shows no session ends too: a later one may well show a
 // session of another slot, which began on another connection of the same browser.
 
-const diagnostics = require('node:diagnostics_channel')
 const http = require('node:http')
 const debug = require('../debug')
 const { balancerOf } = require('./adopted')
-
-// Published for each request of HTTP/1 before its listeners are called, which libraries may replace by
-// their own (engine.io does).
-const REQUEST = 'http.server.request.start'
+const { watchRequests } = require('./requests')
 
 // A proxy that has once mixed clients of different slots on a connection does so on all that it is let
 // keep. For so long after the last such request, in milliseconds, it is let keep none.
@@ -30,7 +26,8 @@ const CLIENT = Symbol('sticky-listen client')
 class KeptConnections {
   #server
   #handle
-  #watched = false
+  /** @type {(() => void) | undefined} */
+  #unwatch
   #leaving = false
   /** @type {Map<string, number>} until when a proxy is let keep none, by its address */
   #pooledUntil = new Map()
@@ -46,9 +43,9 @@ class KeptConnections {
 
   /** From now on requests are looked at. */
   watch() {
-    if (this.#watched) return
-    this.#watched = true
-    diagnostics.subscribe(REQUEST, this.#onRequest)
+    this.#unwatch ??= watchRequests(this.#server, (request, response) => {
+      if (this.#leaving || !this.#mayKeep(request)) response.shouldKeepAlive = false
+    })
   }
 
   /** All connections end with their next response. */
@@ -60,13 +57,8 @@ class KeptConnections {
   /** Looks at no more requests, unless all connections are to end. */
   close() {
     if (this.#leaving) return
-    this.#watched = false
-    diagnostics.unsubscribe(REQUEST, this.#onRequest)
-  }
-
-  #onRequest = (/** @type {any} */ { server, request, response }) => {
-    if (server !== this.#server) return
-    if (this.#leaving || !this.#mayKeep(request)) response.shouldKeepAlive = false
+    this.#unwatch?.()
+    this.#unwatch = undefined
   }
 
   /** @param {http.IncomingMessage} request */

@@ -3,21 +3,19 @@
 // Gives a client that shows no session the cookie with the token of the slot that it came by, with the response to its
 // request.
 
-const diagnostics = require('node:diagnostics_channel')
 const http = require('node:http')
 const https = require('node:https')
 const { balancerOf, tokenOf } = require('./adopted')
+const { watchRequests } = require('./requests')
 const { cookieLine, setCookie } = require('./set-cookie')
 const { setCookieOnUpgrade } = require('./upgrade-cookie')
 
 /** @typedef {http.IncomingMessage} IncomingMessage */
 
-// Published for each request of HTTP/1 before its listeners are called.
-const REQUEST = 'http.server.request.start'
-
 class SessionCookies {
   #server
-  #watched = false
+  /** @type {(() => void) | undefined} */
+  #unwatch
 
   /** @param {any} server a `net.Server` */
   constructor(server) {
@@ -27,14 +25,16 @@ class SessionCookies {
   /** From now on responses get cookies, if this is a server of HTTP/1. */
   watch() {
     const server = this.#server
-    if (this.#watched || !(server instanceof http.Server || server instanceof https.Server)) return
-    this.#watched = true
-    diagnostics.subscribe(REQUEST, this.#onRequest)
+    if (this.#unwatch || !(server instanceof http.Server || server instanceof https.Server)) return
+    this.#unwatch = watchRequests(server, (request, response) => {
+      const cookie = cookieFor(request)
+      if (cookie) setCookie(response, cookie.name, cookie.line)
+    })
     // A listener for 'upgrade' would change what Node does with requests for one.
     const before = Object.getOwnPropertyDescriptor(server, 'emit')
     const { emit } = server
     const value = (/** @type {string} */ event, /** @type {any[]} */ ...args) => {
-      if (event === 'upgrade' && this.#watched) this.#onUpgrade(args[0], args[1])
+      if (event === 'upgrade' && this.#unwatch) this.#onUpgrade(args[0], args[1])
       return emit.call(server, event, ...args)
     }
     Object.defineProperty(server, 'emit', { configurable: true, value, writable: true })
@@ -47,18 +47,12 @@ class SessionCookies {
   }
 
   close() {
-    if (!this.#watched) return
-    this.#watched = false
-    diagnostics.unsubscribe(REQUEST, this.#onRequest)
+    this.#unwatch?.()
+    this.#unwatch = undefined
     this.#restore()
   }
 
   #restore = () => {}
-
-  #onRequest = (/** @type {any} */ { server, request, response }) => {
-    const cookie = server === this.#server && cookieFor(request)
-    if (cookie) setCookie(response, cookie.name, cookie.line)
-  }
 
   /**
    * @param {IncomingMessage} request

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mio::{Events, Poll};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
 use super::config::{Config, Way};
@@ -19,14 +18,14 @@ use super::handover::accept::Turn;
 use super::handover::identify::Identify;
 use super::report::{Refused, Report, Stats};
 use super::runtime::Runtime;
+use super::succession::{follow_predecessor, welcome_successors};
 use super::takeover::inherit::Inheritance;
 use super::takeover::offer;
-use super::workers::channel::{End, WorkerChannel};
-use super::workers::channel_watch::{ChannelWatch, Stage};
+use super::workers::channel::WorkerChannel;
+use super::workers::channel_watch::ChannelWatch;
 use super::workers::table::{Channel, Entry};
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
-use crate::worker::intake::{Intake, Message};
 
 /// A balancer from `listen` to `close`. Dropping it ends everything at once.
 pub struct Balancer {
@@ -195,120 +194,6 @@ async fn keep_time(core: Arc<Core>) {
 async fn watch_channel(core: Arc<Core>, channel: Channel, watch: ChannelWatch) {
     let end = watch.run(|| core.on_readable(channel), || core.on_room(channel)).await;
     core.on_end(channel, end);
-}
-
-/// How long successors wait where there are no descriptors to let them in.
-const WELCOME_RETRY: Duration = Duration::from_millis(100);
-
-/// How long a successor may take to say hello.
-const HELLO_TIME: Duration = Duration::from_secs(10);
-
-/// When to try again to accept, where there were no descriptors for that.
-const SERVE_RETRY: Duration = Duration::from_millis(100);
-
-/// Lets in who comes to take over.
-async fn welcome_successors(core: Arc<Core>, listener: AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
-    loop {
-        let mut ready = listener.readable().await?;
-        match offer::accept(listener.get_ref()) {
-            Ok(Some(successor)) => {
-                let channel = WorkerChannel::new(successor);
-                let (socket, _) = channel.watched();
-                // No descriptors: it finds the end of the stream, and may come again.
-                let Ok(watched) = readiness::register(socket, Interest::READABLE) else { continue };
-                core.add_channel(channel, true, |channel| {
-                    let watching = watch_successor(Arc::clone(&core), channel, watched);
-                    tokio::spawn(watching).abort_handle()
-                });
-            }
-            // Of another user.
-            Ok(None) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(_) => tokio::time::sleep(WELCOME_RETRY).await,
-        }
-    }
-}
-
-/// Hears what a successor says, whenever it does.
-async fn watch_successor(core: Arc<Core>, channel: Channel, socket: AsyncFd<Arc<OwnedFd>>) {
-    let hello_by = tokio::time::Instant::now() + HELLO_TIME;
-    let mut greeted = false;
-    let end = loop {
-        let readable = tokio::time::timeout_at(hello_by, socket.readable());
-        let ready = if greeted { Ok(socket.readable().await) } else { readable.await };
-        let Ok(ready) = ready else { break End::Silent };
-        let Ok(mut ready) = ready else { break End::Broken };
-        ready.clear_ready();
-        match core.on_readable(channel) {
-            Stage::Ended(end) => break end,
-            Stage::Open => greeted = true,
-            Stage::Offered => {}
-        }
-    };
-    core.on_end(channel, end);
-}
-
-/// Takes over when it was told to, or the predecessor is gone; and then what that delivers.
-async fn follow_predecessor(core: Arc<Core>, channel: Intake, socket: AsyncFd<Arc<OwnedFd>>) {
-    if hear_predecessor(&core, channel, socket).await == Heard::Outrun {
-        core.outrun();
-        return;
-    }
-    // Without descriptors for that: there is no other to do it.
-    while core.serve().is_err() {
-        tokio::time::sleep(SERVE_RETRY).await;
-    }
-}
-
-/// How a predecessor has ended.
-#[derive(PartialEq, Eq)]
-enum Heard {
-    /// It is gone.
-    End,
-    /// It has given its place to another one.
-    Outrun,
-}
-
-async fn hear_predecessor(
-    core: &Arc<Core>,
-    mut channel: Intake,
-    socket: AsyncFd<Arc<OwnedFd>>,
-) -> Heard {
-    let mut inherited = Vec::new();
-    let mut told = false;
-    loop {
-        let ready = tokio::select! {
-            () = core.taken_over(), if !told => {
-                told = true;
-                if channel.take_over().is_err() {
-                    return Heard::End;
-                }
-                continue;
-            }
-            ready = socket.readable() => ready,
-        };
-        let Ok(mut ready) = ready else { return Heard::End };
-        match channel.receive() {
-            Ok(Some(Message::Inherited { sockets, left })) => {
-                inherited.extend(sockets);
-                if left == 0 {
-                    core.inherit(std::mem::take(&mut inherited));
-                    while core.serve().is_err() {
-                        tokio::time::sleep(SERVE_RETRY).await;
-                    }
-                }
-            }
-            Ok(Some(Message::Connections(delivery))) => {
-                if channel.acknowledge().is_err() {
-                    return Heard::End;
-                }
-                core.take_in(delivery);
-            }
-            Ok(Some(Message::Outrun)) => return Heard::Outrun,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Ok(_) | Err(_) => return Heard::End,
-        }
-    }
 }
 
 /// How many connections there may be news of at once.

@@ -192,7 +192,14 @@ impl Core {
     }
 
     /// Serves in the place of another primary. Nothing happens where that is so already.
-    pub(super) fn serve(self: &Arc<Self>) -> io::Result<()> {
+    pub(super) async fn serve(self: &Arc<Self>) {
+        // Without descriptors for that: there is no other to do it.
+        while self.try_to_serve().is_err() {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    fn try_to_serve(self: &Arc<Self>) -> io::Result<()> {
         let standby = self.lock().standby.take();
         let Some(Standby { sockets, backlog, way }) = standby else { return Ok(()) };
         match way {
@@ -204,11 +211,7 @@ impl Core {
             }
             Way::Kernel => {
                 let hasher = self.config.identifier.hasher.clone();
-                let group = Group::adopt(sockets, hasher, backlog);
-                let max_pending = self.config.limits.pending_per_slot;
-                self.ask(|state, now| {
-                    state.steering = Some(Steering::new(group, max_pending, now));
-                });
+                self.steer_group(Group::adopt(sockets, hasher, backlog));
             }
         }
         (self.report)(Report::TookOver);
@@ -237,9 +240,13 @@ impl Core {
         // Who waits for a worker waits in the kernel's queue.
         let waiting = i32::try_from(max_pending.saturating_add(SPARE_BACKLOG));
         let backlog = backlog.max(waiting.unwrap_or(i32::MAX));
-        let group = Group::listen(socket, self.config.identifier.hasher.clone(), backlog)?;
-        self.ask(|state, now| state.steering = Some(Steering::new(group, max_pending, now)));
+        self.steer_group(Group::listen(socket, self.config.identifier.hasher.clone(), backlog)?);
         Ok(())
+    }
+
+    fn steer_group(self: &Arc<Self>, group: Group) {
+        let max_pending = self.config.limits.pending_per_slot;
+        self.ask(|state, now| state.steering = Some(Steering::new(group, max_pending, now)));
     }
 
     /// A connection was over before it came here.

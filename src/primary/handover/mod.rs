@@ -323,7 +323,7 @@ impl HandOver {
     /// Queues what is identified.
     fn enqueue(&mut self, outcomes: Vec<Outcome>, channels: &mut Channels, now: Instant) {
         let mut read = false;
-        if self.follows_loads {
+        if self.follows_loads && !outcomes.is_empty() {
             self.follow_loads(channels, now);
         }
         for outcome in outcomes {

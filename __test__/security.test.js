@@ -11,12 +11,9 @@ const { test } = require('node:test')
 const { connect, loopback, parallel, request, until } = require('./support/client')
 const { hello } = require('./support/frames')
 const { directory } = require('./support/places')
-const { balanced, fdCount, start } = require('./support/process')
+const { PATIENT, balanced, fdCount, start } = require('./support/process')
 const { kernelSteers } = require('./support/steering')
 const { has } = require('./support/tools')
-
-// A respawned process may take seconds on a busy machine.
-const PATIENT = { maxRetries: 400, retryDelay: 150 }
 
 /** The rows of a table of the system's, such as net/tcp. */
 const rows = (pid, table) =>

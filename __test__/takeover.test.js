@@ -11,11 +11,9 @@ const { test } = require('node:test')
 const sticky = require('..')
 const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
 const { directory } = require('./support/places')
-const { signal, start } = require('./support/process')
+const { PATIENT, signal, start } = require('./support/process')
 const { served } = require('./support/sessions')
 const { kernelSteers } = require('./support/steering')
-
-const PATIENT = { maxRetries: 400, retryDelay: 150 }
 
 /** A folder for sockets that nobody else may write in. */
 function place(t) {

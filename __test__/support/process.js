@@ -178,4 +178,15 @@ async function settledFdCount(pid) {
   return last
 }
 
-module.exports = { FIXTURES, Fixture, balanced, descendants, fdCount, settledFdCount, signal, start, workersOf }
+module.exports = {
+  FIXTURES,
+  Fixture,
+  PATIENT,
+  balanced,
+  descendants,
+  fdCount,
+  settledFdCount,
+  signal,
+  start,
+  workersOf,
+}

@@ -3,10 +3,7 @@
 // A balancer that tells sessions apart, with workers whose slots the test has in its hands.
 
 const { until } = require('./client')
-const { start } = require('./process')
-
-// A respawned process may take seconds on a busy machine.
-const PATIENT = { maxRetries: 400, retryDelay: 150 }
+const { PATIENT, start } = require('./process')
 
 /** A balancer with these options, and all its slots served. */
 async function sessions(t, { workers = 4, options, env, ...rest }) {

@@ -51,7 +51,8 @@ declare namespace sticky {
    * worker was disconnected or serves no slot any more, as others do in its place; and, with
    * `behindProxy` or `affinity` and a plain `http.Server`, when its request is of a client or session whose slot
    * another worker serves. That happens when a proxy sends requests of several clients on one connection; for a
-   * minute after each such request all connections end so.
+   * minute after each such request all connections of that proxy end so. Where new clients go where there is room
+   * (`affinity`), one whose request shows no session ends so too.
    *
    * @param server any `net.Server`: of `http`, `https`, `http2`, `net` or `tls`
    * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: not a server

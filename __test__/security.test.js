@@ -14,6 +14,7 @@ const { directory } = require('./support/places')
 const { PATIENT, balanced, fdCount, start } = require('./support/process')
 const { kernelSteers } = require('./support/steering')
 const { has } = require('./support/tools')
+const { balancing, served, worker } = require('./support/worker-server')
 
 /** The rows of a table of the system's, such as net/tcp. */
 const rows = (pid, table) =>
@@ -165,6 +166,40 @@ test('another process of the same user cannot either, but where the kernel steer
     assert.deepEqual(runAs({}, 'perl', '-e', BIND, port), joins ? { status: 0, said: '' } : IN_USE)
   }
 })
+
+for (const [when, early] of [
+  ['from the beginning', true],
+  ['since it listens', false],
+]) {
+  const skip = notRoot || (kernelSteers ? false : 'the kernel does not steer')
+  test(`a worker that is another user ${when} has no listening socket, and gets its clients all the same`, {
+    skip,
+  }, async (t) => {
+    const workers = [await worker(t, 'http'), await worker(t, 'http')]
+    const [other, own] = workers
+    if (early) await other.call('become', NOBODY)
+    for (const each of workers) await each.call('listen', 'server')
+    const balancer = await balancing(t, workers)
+    await served(balancer)
+    const { port } = balancer.address()
+    await until(() => reachable(own.pid).length === 1)
+    if (!early) {
+      await until(() => reachable(other.pid).length === 1)
+      await other.call('become', NOBODY)
+    }
+    const all = async () => {
+      await parallel(60, 8, async (n) => {
+        const { pid } = balancer.slotOf(loopback(n))
+        assert.equal((await request(port, { localAddress: loopback(n) })).body, `${pid}`)
+      })
+    }
+    await all()
+    // Looked at about once a second, while connections come.
+    await until(() => reachable(other.pid).length === 0)
+    await all()
+    assert.deepEqual([reachable(other.pid), reachable(own.pid).length], [[], 1])
+  })
+}
 
 // Says hello at a path, as the next version of a program does, and says how many bytes come back.
 const SUCCEED = `

@@ -3,7 +3,8 @@
 //! worker of its slot. A [`watch`] on each queue tells whether the worker keeps up; a [`probe`] tells whether all of this
 //! works here.
 //!
-//! The hand-over is the way out: the primary accepts from a queue that no worker accepts from, or none that keeps up.
+//! The hand-over is the way out: the primary accepts from a queue that no worker accepts from, or none that keeps up; also
+//! for a worker of another user, as one that has a socket of the group can change how all of them are chosen.
 
 pub mod group;
 pub mod probe;
@@ -75,7 +76,8 @@ impl Steering {
         }
     }
 
-    /// Follows the table: lends each slot's socket to its worker, once the worker before has let go of it.
+    /// Follows the table: lends each slot's socket to its worker, once the worker before has let go of it, if that one may
+    /// have it.
     pub fn follow(&mut self, table: &Table, channels: &mut Channels, now: Instant) {
         self.resize(table.len(), now);
         let Some(group) = self.group.as_ref() else {
@@ -85,6 +87,9 @@ impl Steering {
         };
         for ((number, slot), socket) in (0..).zip(&mut self.slots).zip(group.sockets()) {
             let wanted = table.serving(number).filter(|_| self.failure.is_none());
+            let wanted = wanted.filter(|&channel| {
+                channels.get_mut(channel).is_some_and(|open| open.may_accept(now))
+            });
             slot.recall(wanted, channels);
             slot.lend(wanted, (socket, group.backlog()), channels, now);
         }

@@ -10,6 +10,7 @@ const path = require('node:path')
 const { test } = require('node:test')
 const sticky = require('..')
 const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
+const { hello } = require('./support/frames')
 const { directory } = require('./support/places')
 const { PATIENT, signal, start } = require('./support/process')
 const { served } = require('./support/sessions')
@@ -347,10 +348,23 @@ test('what cannot be taken over is an error that says why', async (t) => {
   assert.throws(() => nowhere.listen(0), { code, message: /No such file or directory/ })
   // Somebody else's socket.
   fs.rmSync(takeOver)
-  const stranger = net.createServer((socket) => socket.on('error', () => {}).write('hello'.repeat(9))).listen(takeOver)
-  await once(stranger, 'listening')
-  t.after(() => stranger.close())
-  const asking = version(t, takeOver, {})
-  await assert.rejects(asking.call('listen'), { code, message: /does not answer as it should/ })
+  for (const [says, message] of [
+    ['hello'.repeat(9), /does not answer as it should/],
+    [hello(99), /does not answer as it should: it speaks version 99 of the protocol, this one \d/],
+  ]) {
+    const stranger = net
+      .createServer((socket) =>
+        socket
+          .on('error', () => {})
+          .resume()
+          .end(says),
+      )
+      .listen(takeOver)
+    await once(stranger, 'listening')
+    const asking = version(t, takeOver, {})
+    await assert.rejects(asking.call('listen'), { code, message })
+    stranger.close()
+    await once(stranger, 'close')
+  }
   assert.equal((await primary.call('stats')).slots.length, 2)
 })

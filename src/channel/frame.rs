@@ -11,9 +11,10 @@
 //! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the number of the loan; the word of a secret; in inherit how many sockets are still to come; else zero |
 //! | 16 | 4 | the slot (deliver, listen, release, released); else zero |
 //!
-//! The worker says hello once. Then the primary delivers connections, numbered from zero without
-//! gaps; each deliver frame is of one slot, and carries its connections' descriptors. The worker answers with what it
-//! adopted (all up to and including the number) and what it could not receive (returned).
+//! The worker says hello once. A primary that speaks another version answers with its own hello, and closes. Otherwise it
+//! delivers connections, numbered from zero without gaps; each deliver frame is of one slot, and carries its connections'
+//! descriptors. The worker answers with what it adopted (all up to and including the number) and what it could not receive
+//! (returned).
 //!
 //! Where the kernel steers, the primary lends a worker the listening socket of a slot (listen; with it go the descriptors
 //! of the socket and of the page in which the worker counts), and takes it back (release). The worker says when it
@@ -50,9 +51,9 @@ pub struct Loan {
 /// One word of the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// Worker to primary, first of all: it listens, and speaks this version.
+    /// Worker to primary, first of all: it listens, and speaks this version. Primary to worker: it speaks another one.
     Hello {
-        /// The worker's [`VERSION`].
+        /// The [`VERSION`] of who says it.
         version: u16,
     },
     /// Primary to worker: here are `count` connections.

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, UnixAddr, connect};
 
 use super::{SECRETS, Secrets, is_ours};
-use crate::channel::frame::Frame;
+use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing::Received;
 use crate::sys::socket;
 use crate::worker::intake::Intake;
@@ -60,10 +60,15 @@ fn ask(path: &Path, by: Instant) -> io::Result<Inheritance> {
     let mut sockets = Vec::new();
     loop {
         let Some(Received { frame, fds, .. }) = next(&mut channel, by)? else {
-            // It ended in that very moment, or speaks another version.
+            // It ended in that very moment.
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
         match frame {
+            Frame::Hello { version } => {
+                let reason =
+                    format!("it speaks version {version} of the protocol, this one {VERSION}");
+                return Err(io::Error::other(reason));
+            }
             // Another one has just taken over, and will be there.
             Frame::TakeOver => return Err(io::ErrorKind::UnexpectedEof.into()),
             Frame::Secret { index, word } if usize::from(index) < SECRETS => {

@@ -16,8 +16,12 @@ use crate::sys::socket;
 /// The owner alone may connect.
 const MODE: u32 = 0o600;
 
-/// Who may write in the folder besides its owner could put another socket in the place of ours.
+/// Who may write in the folder besides its owner could put another socket in the place of ours; in one above it, another
+/// folder in its place.
 const OTHERS_WRITE: u32 = 0o022;
+
+/// What others have made cannot be replaced there.
+const STICKY: u32 = 0o1000;
 
 /// Successors that may wait to be let in.
 const BACKLOG: i32 = 4;
@@ -50,14 +54,16 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 /// Whether the folder of a path is one in which no other user can put something in the place of ours.
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let about = fs::metadata(folder)?;
-    let owner = Uid::from_raw(about.uid());
-    if about.mode() & OTHERS_WRITE != 0 || !(owner == Uid::effective() || owner.is_root()) {
-        let folder = folder.display();
-        return Err(io::Error::other(format!(
-            "{folder} is a folder that other users may write in"
-        )));
+    let folder = folder.unwrap_or(Path::new(".")).canonicalize()?;
+    for (above, folder) in folder.ancestors().enumerate() {
+        let about = fs::metadata(folder)?;
+        let owner = Uid::from_raw(about.uid());
+        let shared = about.mode() & OTHERS_WRITE != 0 && (above == 0 || about.mode() & STICKY == 0);
+        if shared || !(owner == Uid::effective() || owner.is_root()) {
+            let folder = folder.display();
+            let reason = format!("{folder} is a folder that other users may write in");
+            return Err(io::Error::other(reason));
+        }
     }
     Ok(())
 }
@@ -94,6 +100,13 @@ mod tests {
 
         let shared = folder("shared", 0o777);
         assert!(listen(&shared.join("socket")).is_err());
+        // Nor there, as its folder could be replaced.
+        let within = shared.join("within");
+        fs::create_dir(&within).unwrap();
+        fs::set_permissions(&within, Permissions::from_mode(0o700)).unwrap();
+        assert!(listen(&within.join("socket")).is_err());
+        fs::set_permissions(&shared, Permissions::from_mode(0o1777)).unwrap();
+        assert!(listen(&within.join("socket")).is_ok());
         fs::remove_dir_all(shared).unwrap();
         assert!(listen(Path::new("/nowhere/socket")).is_err());
     }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use tokio::sync::Notify;
 
 use super::answers::{Answer, AnswerReader, Fault};
-use crate::channel::frame::Frame;
+use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing;
 use crate::sys::socket;
 
@@ -153,6 +153,9 @@ impl WorkerChannel {
                     Ok(None) => break,
                     Ok(Some(answer)) => said.push(answer),
                     Err(fault) => {
+                        if let Fault::Version(_) = fault {
+                            self.say(Frame::Hello { version: VERSION }, &[]);
+                        }
                         self.give_up(End::Fault(fault));
                         return said;
                     }
@@ -171,7 +174,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::channel::frame::{Frame, VERSION};
 
     fn said(far: &OwnedFd, bytes: &[u8]) {
         assert_eq!(nix::unistd::write(far, bytes), Ok(bytes.len()));
@@ -199,6 +201,17 @@ mod tests {
         said(&far, &[0]);
         drop(far);
         assert_eq!((channel.read(), channel.end()), (vec![], Some(End::Closed)));
+    }
+
+    #[test]
+    fn another_version_is_told_which_one_this_is() {
+        let (near, far) = socket::pair().unwrap();
+        let mut channel = WorkerChannel::new(near);
+        said(&far, &Frame::Hello { version: VERSION + 1 }.encode());
+        let fault = Some(End::Fault(Fault::Version(VERSION + 1)));
+        assert_eq!((channel.read(), channel.end()), (vec![], fault));
+        let answer = passing::PassingReader::default().receive(far.as_fd()).unwrap().unwrap();
+        assert_eq!(answer.frame, Frame::Hello { version: VERSION });
     }
 
     #[test]

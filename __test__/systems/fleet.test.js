@@ -7,10 +7,10 @@
 
 const assert = require('node:assert/strict')
 const { describe, test: nodeTest } = require('node:test')
-const { launch, skip: noBrowser } = require('./support/browser')
-const { loopback, request, until } = require('./support/client')
-const { Room, missingFleet, proxyBefore, proxySees, someWorker, startFleet } = require('./support/fleet')
-const { signal } = require('./support/process')
+const { launch, skip: noBrowser } = require('../support/browser')
+const { loopback, request, until } = require('../support/client')
+const { Room, missingFleet, proxyBefore, proxySees, someWorker, startFleet } = require('../support/fleet')
+const { signal } = require('../support/process')
 
 const TIMEOUT = 150_000
 

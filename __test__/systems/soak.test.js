@@ -7,16 +7,16 @@ const { execFile } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
 const { test } = require('node:test')
-const { historyOf } = require('../soak/history')
-const { judge } = require('../soak/oracle/judge')
-const { shortest } = require('../soak/shrink')
-const { directory } = require('./support/places')
-const { has } = require('./support/tools')
+const { historyOf } = require('../../soak/history')
+const { judge } = require('../../soak/oracle/judge')
+const { shortest } = require('../../soak/shrink')
+const { directory } = require('../support/places')
+const { has } = require('../support/tools')
 
 // It looks into /proc, and the clients have addresses of their own.
 const skip = process.platform !== 'linux' && 'for Linux'
 
-const RUN = path.join(__dirname, '..', 'soak', 'run.js')
+const RUN = path.join(__dirname, '..', '..', 'soak', 'run.js')
 
 test('a history follows from its seed', () => {
   for (let seed = 0; seed < 100; seed++) {
@@ -317,7 +317,7 @@ for (const [way, manager, options] of [
 
 test('a worker that drops connections is found, and the history shortened to nothing', { skip }, async (t) => {
   const folder = directory(t)
-  const drops = require.resolve('./fixtures/dropping-worker')
+  const drops = require.resolve('../fixtures/dropping-worker')
   const args = ['--seed', '1', '--minutes', '0.01', '--seconds', '2', '--tries', '1', '--out', folder]
   const { code, said } = await soak(args, { NODE_OPTIONS: `--require=${drops}` })
   assert.equal(code, 1, said)

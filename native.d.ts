@@ -28,8 +28,8 @@ export declare class Balancer {
   setTable(table: Array<number>): void
   /** Refuses new clients from now on, where they can be told apart from others, or does not any more. */
   drain(draining: boolean): void
-  /** Opens a channel to the worker with this process id. */
-  openChannel(pid: number): OpenedChannel
+  /** Opens a channel to a worker. */
+  openChannel(): OpenedChannel
   /**
    * Stops accepting; returns how many connections are still to settle. "settled" follows unless
    * that is 0.

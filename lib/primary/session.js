@@ -358,7 +358,7 @@ class Session {
     /** @type {import('../../native').OpenedChannel} */
     let opened
     try {
-      opened = this.#native.openChannel(member.pid ?? 0)
+      opened = this.#native.openChannel()
     } catch (error) {
       // No descriptors left. The next refresh tries again.
       debug('no channel for worker %d: %s', member.pid, error)

@@ -244,10 +244,10 @@ impl Balancer {
         }
     }
 
-    /// Opens a channel to the worker with this process id.
+    /// Opens a channel to a worker.
     #[napi]
-    pub fn open_channel(&self, pid: u32) -> Result<OpenedChannel> {
-        let (channel, far) = self.native()?.open_channel(pid).map_err(failed)?;
+    pub fn open_channel(&self) -> Result<OpenedChannel> {
+        let (channel, far) = self.native()?.open_channel().map_err(failed)?;
         Ok(OpenedChannel { channel, fd: socket::release(far) })
     }
 

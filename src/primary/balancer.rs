@@ -23,8 +23,6 @@ use super::takeover::inherit::Inheritance;
 use super::takeover::offer;
 use super::workers::channel::WorkerChannel;
 use super::workers::channel_watch::ChannelWatch;
-use super::workers::channels::Peer;
-use super::workers::process::Process;
 use super::workers::table::{Channel, Entry};
 use crate::sys::readiness;
 use crate::sys::socket::{self, Accepted};
@@ -119,8 +117,8 @@ impl Balancer {
         self.core.drain(draining);
     }
 
-    /// Opens a channel to the worker with this process id; returns its number and the end to hand to the worker.
-    pub fn open_channel(&self, pid: u32) -> io::Result<(Channel, OwnedFd)> {
+    /// Opens a channel; returns its number and the end to hand to the worker.
+    pub fn open_channel(&self) -> io::Result<(Channel, OwnedFd)> {
         let (near, far) = socket::pair()?;
         let channel = WorkerChannel::new(near);
         let watch = {
@@ -128,7 +126,7 @@ impl Balancer {
             let (socket, full) = channel.watched();
             ChannelWatch::new(socket, full)?
         };
-        let channel = self.core.add_channel(channel, Peer::Worker(Process::new(pid)), |channel| {
+        let channel = self.core.add_channel(channel, false, |channel| {
             let watching = watch_channel(Arc::clone(&self.core), channel, watch);
             self.runtime.handle().spawn(watching).abort_handle()
         });

@@ -26,7 +26,7 @@ use super::refusals::Refusals;
 use super::report::{Refused, Report, Stats};
 use super::workers::channel::{Connection, End, Sent, WorkerChannel};
 use super::workers::channel_watch::Stage;
-use super::workers::channels::{Channels, Peer};
+use super::workers::channels::Channels;
 use super::workers::table::{Channel, Entry};
 use crate::channel::frame::{Frame, MAX_BATCH};
 use crate::client::hash;
@@ -264,15 +264,15 @@ impl Core {
         self.lock().handover.drain(draining);
     }
 
-    /// Takes in a channel that was offered, and has `watch` watch it.
+    /// Takes in a channel that was offered to a worker or a successor, and has `watch` watch it.
     pub(super) fn add_channel(
         self: &Arc<Self>,
         channel: WorkerChannel,
-        peer: Peer,
+        successor: bool,
         watch: impl FnOnce(Channel) -> AbortHandle,
     ) -> Channel {
         // Under the lock: it may have something to say at once.
-        self.ask(|state, _| state.channels.add(channel, peer, watch))
+        self.ask(|state, _| state.channels.add(channel, successor, watch))
     }
 
     /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
@@ -516,8 +516,7 @@ impl Core {
             // There may be more of them than when it was first told, and from now on there will not.
             Self::give_sockets(state, successor);
             state.superseded = true;
-            for (channel, open) in state.channels.iter_mut().filter(|(_, open)| open.is_successor())
-            {
+            for (channel, open) in state.channels.iter_mut().filter(|(_, open)| open.successor) {
                 if channel != successor {
                     open.channel.say(Frame::TakeOver, &[]);
                     open.channel.give_up(End::Closed);

@@ -13,7 +13,6 @@ use super::core::Core;
 use super::takeover::offer;
 use super::workers::channel::{End, WorkerChannel};
 use super::workers::channel_watch::Stage;
-use super::workers::channels::Peer;
 use super::workers::table::Channel;
 use crate::sys::readiness;
 use crate::worker::intake::{Intake, Message};
@@ -37,7 +36,7 @@ pub(super) async fn welcome_successors(
                 let (socket, _) = channel.watched();
                 // No descriptors: it finds the end of the stream, and may come again.
                 let Ok(watched) = readiness::register(socket, Interest::READABLE) else { continue };
-                core.add_channel(channel, Peer::Successor, |channel| {
+                core.add_channel(channel, true, |channel| {
                     let watching = watch_successor(Arc::clone(&core), channel, watched);
                     tokio::spawn(watching).abort_handle()
                 });

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod callback_scope;
+pub mod credentials;
 pub mod descriptors;
 pub mod page;
 pub mod poll;

@@ -61,7 +61,7 @@ impl Primary {
         let mut table = Vec::new();
         let mut ends = Vec::new();
         for _ in 0..workers {
-            let (channel, end) = balancer.open_channel(std::process::id())?;
+            let (channel, end) = balancer.open_channel()?;
             table.push(Entry::Worker(channel));
             ends.push(end);
         }

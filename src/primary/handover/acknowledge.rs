@@ -65,7 +65,7 @@ impl HandOver {
         if self.follows_loads {
             // Those that had no descriptors for it.
             let open = channels.iter_mut().map(|(_, open)| open);
-            let workers = open.filter(|open| open.channel.greeted() && !open.is_successor());
+            let workers = open.filter(|open| open.channel.greeted() && !open.successor);
             workers.for_each(OpenChannel::have_open_counted);
         }
         self.read_answers(channels, now, |open| open.channel.greeted());
@@ -125,7 +125,7 @@ impl HandOver {
                 Answer::Hello => {
                     self.queue.attach(channel, now);
                     self.effects.reports.push(Report::Opened(channel));
-                    if open.is_successor() {
+                    if open.successor {
                         self.effects.successors.push(channel);
                     } else if self.follows_loads {
                         open.have_open_counted();
@@ -145,7 +145,7 @@ impl HandOver {
                     open.latency.returned(self.queue.is_in_flight(channel));
                     returned
                 }
-                Answer::TakeOver if open.is_successor() && !self.superseded => {
+                Answer::TakeOver if open.successor && !self.superseded => {
                     self.superseded = true;
                     self.queue.supersede(channel, now);
                     self.effects.superseded = Some(channel);
@@ -176,8 +176,6 @@ mod tests {
     use crate::client::hash::ClientHasher;
     use crate::primary::handover::queue::Limits;
     use crate::primary::workers::channel::WorkerChannel;
-    use crate::primary::workers::channels::Peer;
-    use crate::primary::workers::process::Process;
     use crate::sys::socket;
 
     /// What a worker's channel has come to that has said hello, and then so often what costs nobody anything.
@@ -189,7 +187,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut channels = Channels::default();
         let (near, far): (OwnedFd, OwnedFd) = socket::pair().unwrap();
-        let channel = channels.add(WorkerChannel::new(near), Peer::Worker(Process::new(0)), |_| {
+        let channel = channels.add(WorkerChannel::new(near), false, |_| {
             runtime.spawn(std::future::pending::<()>()).abort_handle()
         });
         let released = Frame::Released(Loan { slot: 0, number: 0 }).encode();

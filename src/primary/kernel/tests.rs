@@ -14,8 +14,6 @@ use crate::client::address::Ipv6Prefix;
 use crate::client::hash::ClientHasher;
 use crate::primary::workers::answers::Answer;
 use crate::primary::workers::channel::WorkerChannel;
-use crate::primary::workers::channels::Peer;
-use crate::primary::workers::process::Process;
 use crate::primary::workers::table::Entry;
 use crate::sys::socket;
 
@@ -139,8 +137,7 @@ impl World {
     fn come(&mut self, n: usize) {
         let (near, far) = socket::pair().unwrap();
         let watching = self.runtime.spawn(std::future::pending::<()>()).abort_handle();
-        let peer = Peer::Worker(Process::new(std::process::id()));
-        let channel = self.channels.add(WorkerChannel::new(near), peer, |_| watching);
+        let channel = self.channels.add(WorkerChannel::new(near), false, |_| watching);
         passing::say(far.as_fd(), Frame::Hello { version: VERSION }).unwrap();
         self.table.open(channel, self.now);
         let (reader, sockets) = (PassingReader::default(), BTreeMap::new());

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::answers::{Answer, AnswerReader, Fault};
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing;
-use crate::sys::socket;
+use crate::sys::{credentials, socket};
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
@@ -57,6 +57,10 @@ pub enum End {
 pub struct WorkerChannel {
     socket: Arc<OwnedFd>,
     answers: AnswerReader,
+    /// Whether the system was asked who speaks, until there was a hello.
+    asking: bool,
+    /// The process that has said hello.
+    speaker: Option<u32>,
     /// Says that the socket is full.
     full: Arc<Notify>,
     end: Option<End>,
@@ -65,9 +69,12 @@ pub struct WorkerChannel {
 impl WorkerChannel {
     /// The primary's end of a channel on this socket.
     pub fn new(socket: OwnedFd) -> Self {
+        let asking = credentials::ask(socket.as_fd(), true).is_ok();
         Self {
             socket: Arc::new(socket),
             answers: AnswerReader::default(),
+            asking,
+            speaker: None,
             full: Arc::default(),
             end: None,
         }
@@ -81,6 +88,11 @@ impl WorkerChannel {
     /// Whether the worker has said hello.
     pub fn greeted(&self) -> bool {
         self.answers.greeted()
+    }
+
+    /// The id of the process that has said hello, if the system tells.
+    pub fn speaker(&self) -> Option<u32> {
+        self.speaker
     }
 
     /// How it ended, once it has.
@@ -138,7 +150,7 @@ impl WorkerChannel {
             return said;
         }
         loop {
-            let read = match nix::unistd::read(&self.socket, &mut bytes) {
+            let read = match self.read_into(&mut bytes) {
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => return said,
                 Ok(0) | Err(_) => {
@@ -161,11 +173,23 @@ impl WorkerChannel {
                     }
                 }
             }
+            if self.asking && self.answers.greeted() {
+                self.asking = credentials::ask(self.socket.as_fd(), false).is_err();
+            }
             // A piece of an answer is no answer: what is behind it may be the end.
             if !said.is_empty() {
                 return said;
             }
         }
+    }
+
+    fn read_into(&mut self, bytes: &mut [u8]) -> nix::Result<usize> {
+        if !self.asking {
+            return nix::unistd::read(&self.socket, bytes);
+        }
+        let (read, speaker) = credentials::read(self.socket.as_fd(), bytes)?;
+        self.speaker = speaker;
+        Ok(read)
     }
 }
 

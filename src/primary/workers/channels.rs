@@ -16,40 +16,27 @@ use crate::channel::frame::{Frame, Loan};
 use crate::channel::waits::WaitTimes;
 use crate::sys::page::Page;
 
-/// Who is at the other end of a channel.
-#[derive(Debug)]
-pub enum Peer {
-    /// A worker.
-    Worker(Process),
-    /// A primary that is to take over.
-    Successor,
-}
-
 /// A channel, and the worker behind it.
 pub struct OpenChannel {
     /// The channel.
     pub channel: WorkerChannel,
     /// How quick the worker is.
     pub latency: AckLatency,
-    peer: Peer,
+    /// Whether it is no worker, but a primary that is to take over.
+    pub successor: bool,
     /// Where the worker counts, once it was told to.
     counters: Option<Arc<Page>>,
+    /// The one that has said hello, once it was asked about.
+    process: Option<Process>,
     watching: AbortHandle,
 }
 
 impl OpenChannel {
-    /// Whether it is no worker, but a primary that is to take over.
-    pub fn is_successor(&self) -> bool {
-        matches!(self.peer, Peer::Successor)
-    }
-
     /// Whether it may have a listening socket: who has one can do more with it than accept from it, so only who could have
     /// one anyway.
     pub fn may_accept(&mut self, now: Instant) -> bool {
-        match &mut self.peer {
-            Peer::Worker(process) => process.is_ours(now),
-            Peer::Successor => false,
-        }
+        let Some(pid) = self.channel.speaker() else { return false };
+        self.process.get_or_insert_with(|| Process::new(pid)).is_ours(now)
     }
 
     /// Lends the worker the listening socket of a slot.
@@ -102,17 +89,18 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// Takes in a channel that was offered, and has `watch` watch it.
+    /// Takes in a channel that was offered to a worker or a successor, and has `watch` watch it.
     pub fn add(
         &mut self,
         channel: WorkerChannel,
-        peer: Peer,
+        successor: bool,
         watch: impl FnOnce(Channel) -> AbortHandle,
     ) -> Channel {
         self.last += 1;
         let watching = watch(self.last);
         let latency = AckLatency::default();
-        let open = OpenChannel { channel, latency, peer, counters: None, watching };
+        let open =
+            OpenChannel { channel, latency, successor, counters: None, process: None, watching };
         self.channels.insert(self.last, open);
         self.last
     }
@@ -139,7 +127,7 @@ impl Channels {
 
     /// Whether a primary waits to take over.
     pub fn has_successor(&self) -> bool {
-        self.channels.values().any(|open| open.is_successor() && open.channel.greeted())
+        self.channels.values().any(|open| open.successor && open.channel.greeted())
     }
 
     /// The same, to write on.

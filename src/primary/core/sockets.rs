@@ -1,0 +1,155 @@
+//! Who accepts from which socket: the primary, or workers to whom the kernel steers.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
+
+use tokio::io::Interest;
+use tokio::task::AbortHandle;
+
+use super::{Core, RETRY, State};
+use crate::primary::accept_loops::{AcceptLoop, Ending};
+use crate::primary::handover::accept::{self, Turn};
+use crate::primary::kernel::Steering;
+use crate::primary::kernel::group::Group;
+use crate::sys::{readiness, socket};
+
+/// What a queue of the kernel holds beyond what may wait for a worker, so that there is room until it is looked at.
+const SPARE_BACKLOG: usize = 1024;
+
+impl Core {
+    /// Makes a bound socket listen, and hands over all its connections.
+    pub(in crate::primary) fn hand_over(
+        self: &Arc<Self>,
+        socket: OwnedFd,
+        backlog: i32,
+    ) -> io::Result<()> {
+        socket::listen(socket.as_fd(), backlog)?;
+        self.accept_from(vec![Arc::new(socket)], backlog)
+    }
+
+    /// Hands over all connections of these sockets.
+    pub(super) fn accept_from(
+        self: &Arc<Self>,
+        sockets: Vec<Arc<OwnedFd>>,
+        backlog: i32,
+    ) -> io::Result<()> {
+        let loops = sockets.iter().map(|socket| self.start_accepting(socket));
+        let loops = loops.collect::<io::Result<Vec<_>>>()?;
+        self.ask(|state, _| {
+            state.listening = (sockets, backlog);
+            for (index, accepting) in loops.into_iter().enumerate() {
+                state.accept_loops.run(index, true, || Some(accepting));
+            }
+        });
+        Ok(())
+    }
+
+    /// Makes a bound socket listen, and has the kernel steer its connections.
+    pub(in crate::primary) fn steer(
+        self: &Arc<Self>,
+        socket: OwnedFd,
+        backlog: i32,
+    ) -> io::Result<()> {
+        let max_pending = self.config.limits.pending_per_slot;
+        // Who waits for a worker waits in the kernel's queue.
+        let waiting = i32::try_from(max_pending.saturating_add(SPARE_BACKLOG));
+        let backlog = backlog.max(waiting.unwrap_or(i32::MAX));
+        self.steer_group(Group::listen(socket, self.config.identifier.hasher.clone(), backlog)?);
+        Ok(())
+    }
+
+    pub(super) fn steer_group(self: &Arc<Self>, group: Group) {
+        let max_pending = self.config.limits.pending_per_slot;
+        self.ask(|state, now| state.steering = Some(Steering::new(group, max_pending, now)));
+    }
+
+    /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
+    pub(in crate::primary) fn stop_accepting(self: &Arc<Self>) -> Ending {
+        self.ask(|state, now| {
+            // Who waits to take over has all sockets, and what is queued there.
+            state.superseded |= state.channels.has_successor();
+            let released = state.accept_loops.close();
+            state.listening.0.clear();
+            state.standby = None;
+            if let Some(steering) = &mut state.steering {
+                let sockets = steering.close(&mut state.channels);
+                // What is queued there is another's.
+                let sockets = if state.superseded { Vec::new() } else { sockets };
+                for socket in sockets {
+                    let mut accepted = accept::drain(&socket);
+                    let mut turn = Turn { accepted: &mut accepted, shed: 0 };
+                    state.handover.admit(&mut turn, &mut state.channels, now);
+                    // Workers share it, and may take their time to close it.
+                    let _ = socket::shutdown(socket.as_fd());
+                }
+            }
+            released
+        })
+    }
+
+    /// Brings the sockets to those who are to accept from them.
+    pub(super) fn follow(self: &Arc<Self>, state: &mut State, now: Instant) {
+        if state.superseded {
+            if let Some(steering) = &mut state.steering {
+                steering.recall_all(&mut state.channels);
+            }
+            drop(state.accept_loops.close());
+            return;
+        }
+        let Some(steering) = &mut state.steering else { return };
+        steering.follow(state.handover.queue().table(), &mut state.channels, now);
+        let sockets: Vec<_> =
+            steering.sockets().map(|(socket, open)| (Arc::clone(socket), open)).collect();
+        state.retry_at = state.retry_at.filter(|&retry| retry > now);
+        for (index, (socket, open)) in sockets.into_iter().enumerate() {
+            let start = || self.start_accepting(&socket).ok();
+            if !state.accept_loops.run(index, open, start) {
+                state.retry_at = Some(now + RETRY);
+            }
+            if !open && steering.is_quiet(index, now) {
+                state.accept_loops.set_alarm(index, || self.start_alarm(index, socket));
+            } else {
+                state.accept_loops.clear_alarm(index);
+            }
+        }
+    }
+
+    fn start_accepting(self: &Arc<Self>, socket: &OwnedFd) -> io::Result<AcceptLoop> {
+        // A descriptor of its own, as the socket may be watched by an alarm, or by a loop that is just ending.
+        let own = socket.try_clone()?;
+        let listener = {
+            let _runtime = self.runtime.enter();
+            readiness::register(own, Interest::READABLE)?
+        };
+        let core = Arc::clone(self);
+        let (release, released) = channel();
+        let task = self.runtime.spawn(async move {
+            // Dropped after the loop's future, and with it after the listening socket.
+            let _release: Sender<()> = release;
+            let admit = |mut turn: Turn<'_>| core.admit(&mut turn);
+            let free_descriptors = || core.free_descriptors();
+            let _ = accept::run(listener, admit, free_descriptors).await;
+        });
+        Ok(AcceptLoop { task: task.abort_handle(), released })
+    }
+
+    /// Tells of the next connection to a socket that a worker accepts from.
+    fn start_alarm(self: &Arc<Self>, index: usize, socket: Arc<OwnedFd>) -> AbortHandle {
+        let core = Arc::clone(self);
+        let alarm = self.runtime.spawn(async move {
+            // Without descriptors for that the socket is looked at all the time.
+            if let Ok(watched) = readiness::register(socket, Interest::READABLE) {
+                let _ = watched.readable().await;
+            }
+            core.act(|state, now| {
+                if let Some(steering) = &mut state.steering {
+                    steering.wake(index, now);
+                }
+            });
+        });
+        alarm.abort_handle()
+    }
+}

@@ -1,6 +1,6 @@
 'use strict'
 
-// examples/fleet: three hosts behind HAProxy, with one Redis. Parts of it end, under load: who notices?
+// examples/fleet: three hosts behind HAProxy, with Redis and its replica. Parts of it end, under load: who notices?
 //
 // Needs redis-server, HAProxy and the packages of the example; where one is missing, these tests are skipped on a
 // developer's machine and fail in CI. How long something took is told, and never asserted.
@@ -91,11 +91,24 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
 
   await t.test('Redis is killed, and started again: nobody is disconnected', async () => {
     const noticed = await room.incident('Redis was away for a second', [], async () => {
-      await fleet.killRedis()
+      const master = fleet.redisMaster()
+      await fleet.killRedis(master)
       await new Promise((resolve) => setTimeout(resolve, 1000))
-      await fleet.startRedis()
+      await fleet.startRedis(master)
     })
     assertOnly(noticed, [])
+  })
+
+  await t.test('Redis is killed, and its replica takes its place: nobody is disconnected', async () => {
+    const master = fleet.redisMaster()
+    const noticed = await room.incident('Redis was replaced by its replica', [], async () => {
+      await fleet.killRedis(master)
+      await until(() => fleet.redisMaster() !== master)
+    })
+    assertOnly(noticed, [])
+    // The other one comes back as its replica.
+    await fleet.startRedis(master)
+    await room.converses()
   })
 
   await t.test('a host takes no new clients: nobody notices, and who is new goes elsewhere', async () => {

@@ -1,6 +1,6 @@
 'use strict'
 
-// Starts what makes a fleet on one machine, and stops it: Redis, three hosts, and HAProxy in front. A host is a network
+// Starts what makes a fleet on one machine, and stops it: Redis and its replica, three hosts, and HAProxy in front. A host is a network
 // namespace of its own where that is allowed, and else an address of loopback. In the place of this file, a fleet has
 // machines, and on each systemd or another manager that starts host.js again when it ends.
 
@@ -14,6 +14,14 @@ const path = require('node:path')
 
 const NAMES = ['h1', 'h2', 'h3']
 const CONFIG = path.join(__dirname, 'haproxy.cfg')
+
+// Redis, and its replica until Sentinel promotes it. Of three Sentinels two have to agree.
+const REDIS = ['r1', 'r2']
+const SENTINELS = ['s1', 's2', 's3']
+const QUORUM = 2
+
+// How long Redis may be silent before its replica takes its place, in milliseconds. Sentinel's default is 30 s.
+const SILENCE = 2000
 
 // Of the hosts' network, where it is one of namespaces.
 const NETWORK = '10.99.0'
@@ -40,8 +48,9 @@ class Fleet extends EventEmitter {
   #password = randomBytes(16).toString('hex')
   #ports = { app: 8081, health: 8082, agent: 8083 }
   #namespaces = []
-  #redis
-  #redisAt
+  /** @type {Record<string, { port: number, process?: import('node:child_process').ChildProcess }>} */
+  #redis = {}
+  #redisHost = '127.0.0.1'
   #haproxy
   #stopped = false
   /** @type {Host[]} */
@@ -76,16 +85,28 @@ class Fleet extends EventEmitter {
     this.port = this.#options.port || (await freePort('127.0.0.1'))
     if (namespaces) this.#connectNamespaces()
     else for (const kind of Object.keys(this.#ports)) this.#ports[kind] = await freePort(this.hosts[0].address)
-    const redisHost = namespaces ? `${NETWORK}.1` : '127.0.0.1'
-    this.#redisAt = { host: redisHost, port: namespaces ? 6379 : await freePort(redisHost) }
-    await this.startRedis()
+    if (namespaces) this.#redisHost = `${NETWORK}.1`
+    for (const [n, name] of [...REDIS, ...SENTINELS].entries()) {
+      this.#redis[name] = { port: namespaces ? 6379 + n : await freePort(this.#redisHost) }
+    }
+    for (const name of REDIS) await this.startRedis(name)
+    for (const name of SENTINELS) await this.#startSentinel(name)
     await Promise.all(this.hosts.map((host) => this.startHost(host)))
     await this.#startProxy()
   }
 
-  get redisUrl() {
-    const { host, port } = this.#redisAt
-    return `redis://:${this.#password}@${host}:${port}`
+  /** Redis as server.js wants to know it, for who does not ask Sentinel: the first one, until it is replaced. */
+  get redisAlone() {
+    return { REDIS: this.#redisAddress(REDIS[0]), REDIS_PASSWORD: this.#password }
+  }
+
+  /** The same for the hosts. */
+  get #redisEnvironment() {
+    return { REDIS_SENTINELS: SENTINELS.map((name) => this.#redisAddress(name)).join(), REDIS_PASSWORD: this.#password }
+  }
+
+  #redisAddress(name) {
+    return `${this.#redisHost}:${this.#redis[name].port}`
   }
 
   get url() {
@@ -109,7 +130,7 @@ class Fleet extends EventEmitter {
       AGENT_PORT: `${this.#ports.agent}`,
       WORKERS: `${workers}`,
       STICKY_SEED: this.#seed,
-      REDIS_URL: this.redisUrl,
+      ...this.#redisEnvironment,
       TAKE_OVER: path.join(this.#folder, `${host.name}.sock`),
       GRACE: `${grace}`,
     })
@@ -157,20 +178,75 @@ class Fleet extends EventEmitter {
 
   // ---- Redis ----
 
-  async startRedis() {
-    const { host, port } = this.#redisAt
-    const config = path.join(this.#folder, 'redis.conf')
-    // In a file, as everybody can read the arguments of a process. What is in the stream, and who may come back, outlives
-    // Redis: appendonly.
-    const lines = ['save ""', 'appendonly yes', `bind ${host}`, `port ${port}`, `requirepass ${this.#password}`]
-    fs.writeFileSync(config, [...lines, `dir ${this.#folder}`, ''].join('\n'))
-    this.#redis = this.#spawn(this.#namespaces[0], find('redis-server'), [config])
-    await waitFor(this.#redis, 'Ready to accept connections')
+  /**
+   * Starts one of the two. Which of them is the replica is up to Sentinel from then on, which writes it down in their files.
+   * @param {string} name
+   */
+  async startRedis(name) {
+    const folder = path.join(this.#folder, name)
+    const config = path.join(folder, 'redis.conf')
+    if (!fs.existsSync(folder)) {
+      fs.mkdirSync(folder)
+      // What is in the stream, and who may come back, outlives Redis: appendonly.
+      const lines = ['save ""', 'appendonly yes', `dir ${folder}`, `masterauth ${this.#password}`]
+      const [first] = REDIS
+      if (name !== first) lines.push(`replicaof ${this.#redisHost} ${this.#redis[first].port}`)
+      this.#configure(config, name, lines)
+    }
+    await this.#runRedis(name, [config], 'Ready to accept connections')
   }
 
-  async killRedis() {
-    this.#redis.kill('SIGKILL')
-    await once(this.#redis, 'exit')
+  /** @param {string} name */
+  async #startSentinel(name) {
+    const config = path.join(this.#folder, `${name}.conf`)
+    const [first] = REDIS
+    this.#configure(config, name, [
+      `sentinel monitor fleet ${this.#redisHost} ${this.#redis[first].port} ${QUORUM}`,
+      `sentinel auth-pass fleet ${this.#password}`,
+      `sentinel sentinel-pass ${this.#password}`,
+      `sentinel down-after-milliseconds fleet ${SILENCE}`,
+      `sentinel failover-timeout fleet ${5 * SILENCE}`,
+    ])
+    await this.#runRedis(name, [config, '--sentinel'], '+monitor')
+  }
+
+  /** In a file, as everybody can read the arguments of a process. */
+  #configure(file, name, lines) {
+    const own = [`bind ${this.#redisHost}`, `port ${this.#redis[name].port}`, `requirepass ${this.#password}`]
+    fs.writeFileSync(file, [...own, ...lines, ''].join('\n'), { mode: 0o600 })
+  }
+
+  async #runRedis(name, args, ready) {
+    const child = this.#spawn(this.#namespaces[0], find('redis-server'), args)
+    this.#redis[name].process = child
+    await waitFor(child, ready)
+  }
+
+  /** @param {string} name */
+  async killRedis(name) {
+    const { process: child } = this.#redis[name]
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+
+  /** The name of the one that is no replica, as a Sentinel sees it. */
+  redisMaster() {
+    const { port } = this.#redis[SENTINELS[0]]
+    const within = this.#namespaces[0] ? [find('ip'), 'netns', 'exec', this.#namespaces[0]] : []
+    const ask = [
+      find('redis-cli'),
+      '-h',
+      this.#redisHost,
+      '-p',
+      `${port}`,
+      'sentinel',
+      'get-master-addr-by-name',
+      'fleet',
+    ]
+    const [command, ...args] = [...within, ...ask]
+    const env = { ...process.env, REDISCLI_AUTH: this.#password }
+    const [, master] = execFileSync(command, args, { env, encoding: 'utf8' }).trim().split('\n')
+    return REDIS.find((name) => this.#redis[name].port === Number(master))
   }
 
   // ---- HAProxy ----
@@ -214,7 +290,7 @@ class Fleet extends EventEmitter {
   async stop() {
     this.#stopped = true
     await Promise.all(this.hosts.map((host) => this.killHost(host)))
-    for (const child of [this.#haproxy, this.#redis]) {
+    for (const child of [this.#haproxy, ...Object.values(this.#redis).map(({ process: child }) => child)]) {
       if (!child || child.exitCode !== null || child.signalCode !== null) continue
       child.kill('SIGKILL')
       await once(child, 'exit')
@@ -319,7 +395,7 @@ function find(name) {
 /** Why a fleet cannot be started here, or undefined. */
 function missing() {
   try {
-    for (const program of ['redis-server', 'haproxy', 'setpriv']) find(program)
+    for (const program of ['redis-server', 'redis-cli', 'haproxy', 'setpriv']) find(program)
   } catch (error) {
     return error.message
   }

@@ -27,7 +27,7 @@ async function main() {
   try {
     await fleet.start()
     const alone = await onePort(ends)
-    const machine = await oneMachine(ends, fleet.redisUrl)
+    const machine = await oneMachine(ends, fleet.redisAlone)
     const sizes = [
       ['one process', alone],
       ['one machine: a balancer, 2 workers, Redis', machine],
@@ -53,15 +53,15 @@ async function main() {
 async function onePort(ends) {
   const port = await freePort('127.0.0.1')
   const child = spawn(process.execPath, [SERVER], {
-    env: { ...process.env, PORT: `${port}`, REDIS_URL: '' },
+    env: { ...process.env, PORT: `${port}`, REDIS: '' },
     stdio: 'ignore',
   })
   ends.push(() => child.kill('SIGKILL'))
   return port
 }
 
-async function oneMachine(ends, redisUrl) {
-  const workers = [0, 1].map(() => fork(SERVER, { env: { ...process.env, REDIS_URL: redisUrl } }))
+async function oneMachine(ends, redis) {
+  const workers = [0, 1].map(() => fork(SERVER, { env: { ...process.env, ...redis } }))
   const balancer = sticky.createBalancer(() => workers, { affinity: { query: 'sid' } })
   balancer.listen(0, '127.0.0.1')
   ends.push(() => {

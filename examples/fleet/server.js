@@ -8,21 +8,22 @@
 const fs = require('node:fs')
 const http = require('node:http')
 const path = require('node:path')
-// What the package `redis` has at its core; with the modules around it, a worker starts a second later.
-const { createClient } = require('@redis/client')
 const { createAdapter } = require('@socket.io/redis-streams-adapter')
+const { Redis } = require('ioredis')
 const { Server } = require('socket.io')
 const sticky = require('../..') // require('sticky-listen') in a program of your own
 
-const { NAME = 'h0', PORT = '8080', REDIS_URL, GRACE = '30000' } = process.env
+// Where Redis is, as host:port; or of one with a replica the addresses of their Sentinels, as host:port,host:port. All have
+// the same password.
+const { NAME = 'h0', PORT = '8080', REDIS, REDIS_SENTINELS, REDIS_PASSWORD, GRACE = '30000' } = process.env
 
 const page = fs.readFileSync(path.join(__dirname, 'public', 'index.html'))
 
 main()
 
-async function main() {
+function main() {
   // One process has nobody to share with.
-  const redis = REDIS_URL && (await connectRedis(REDIS_URL))
+  const redis = (REDIS || REDIS_SENTINELS) && connectRedis()
 
   const server = http.createServer((request, response) => {
     if (request.url === '/') response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(page)
@@ -52,14 +53,18 @@ async function main() {
   process.once('disconnect', () => retire(io, redis))
 }
 
-/** @param {string} url */
-async function connectRedis(url) {
-  const redis = createClient({
-    url,
-    // While Redis is away, what is to be sent waits. Soon, but not all workers at once, for as long as it takes.
-    socket: { reconnectStrategy: (tries) => Math.min(50 * 2 ** tries, 500) + Math.random() * 100 },
+function connectRedis() {
+  const redis = new Redis({
+    ...(REDIS_SENTINELS ? { name: 'fleet', sentinels: REDIS_SENTINELS.split(',').map(parse) } : parse(REDIS)),
+    password: REDIS_PASSWORD,
+    sentinelPassword: REDIS_PASSWORD,
+    // While Redis is away, what is to be sent waits, for as long as it takes.
+    maxRetriesPerRequest: null,
+    // Soon, but not all workers at once.
+    retryStrategy: pause,
+    sentinelRetryStrategy: pause,
   })
-  // Without a listener the first error would end the worker. It is told once, and not of every try.
+  // Without a listener each error is printed. It is told once, and not of every try.
   let told = false
   redis.on('error', (error) => {
     if (!told) console.error(`${NAME}, worker ${process.pid}: Redis: ${error.message || error.code}`)
@@ -68,7 +73,16 @@ async function connectRedis(url) {
   redis.on('ready', () => {
     told = false
   })
-  return redis.connect()
+  return redis
+}
+
+function pause(tries) {
+  return Math.min(50 * 2 ** tries, 500) + Math.random() * 100
+}
+
+function parse(address) {
+  const [host, port] = address.split(':')
+  return { host, port: Number(port) }
 }
 
 /**
@@ -89,6 +103,6 @@ async function retire(io, redis) {
   // Those that are left come back elsewhere, and are recovered as well.
   await io.close()
   // Once everything is written.
-  await redis?.close()
+  await redis?.quit()
   process.exit()
 }

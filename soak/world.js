@@ -107,7 +107,7 @@ class World {
   async live() {
     const { configuration, ms, steps } = this.#history
     this.port = await this.primary.call('listen', 0)
-    await this.#served()
+    await this.#served(configuration.slots)
     this.#base = this.#holdings()
     const { mode } = await this.primary.call('steering')
     this.began = now()
@@ -295,11 +295,14 @@ class World {
 
   // From here on: how it ends.
 
-  /** Until each slot has a worker. */
-  async #served() {
+  /**
+   * Until each slot has a worker.
+   * @param {number} [least] how many slots there are at the least: of node:cluster's workers each brings its own
+   */
+  async #served(least = 1) {
     const served = async () => {
       const { slots } = await this.primary.call('stats')
-      return slots.length > 0 && slots.every((/** @type {any} */ { pid }) => pid)
+      return slots.length >= least && slots.every((/** @type {any} */ { pid }) => pid)
     }
     if (!(await until(served))) this.#trouble('not all slots are served')
   }

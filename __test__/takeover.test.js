@@ -361,6 +361,7 @@ test('what cannot be taken over is an error that says why', async (t) => {
       )
       .listen(takeOver)
     await once(stranger, 'listening')
+    t.after(() => stranger.close())
     const asking = version(t, takeOver, {})
     await assert.rejects(asking.call('listen'), { code, message })
     stranger.close()

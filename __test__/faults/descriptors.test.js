@@ -8,6 +8,7 @@ const fs = require('node:fs')
 const { test } = require('node:test')
 const { setTimeout: wait } = require('node:timers/promises')
 const { connect, loopback, readAll, request, until } = require('../support/client')
+const { kernelSteers } = require('../support/steering')
 const { balanced, fdCount, settledFdCount, signal, workersOf } = require('../support/process')
 
 const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
@@ -69,6 +70,19 @@ test('fault 8, no descriptors in the primary: shed, next to no CPU, recovered wh
   const { accepted, adopted, refused, gone, waiting } = await primary.call('stats')
   assert.equal(adopted + refused + gone + waiting, accepted)
   assert.ok(ends.filter((end) => end === 'answered').length >= 15, ends.join())
+})
+
+test('fault 8, no descriptors in the primary: workers that accept themselves go on', {
+  skip: !kernelSteers,
+}, async (t) => {
+  const { primary, port } = await balanced(t)
+  const pids = await workersOf(port, 2)
+  limitTo(primary.pid, await settledFdCount(primary.pid))
+  // For longer than anything takes that the primary does now and then.
+  for (let n = 0, began = performance.now(); performance.now() - began < 3000; n++) {
+    const { status, body } = await request(port, { localAddress: loopback(n % 200) })
+    assert.ok(status === 200 && pids.includes(Number(body)))
+  }
 })
 
 test('fault 8, silent peers take all descriptors of the primary: the longest silent make room, nobody else is shed', async (t) => {

@@ -45,7 +45,7 @@ impl Inheritance {
 /// Why nobody could offer to be taken over at a path, if so.
 #[napi]
 pub fn offer_obstacle(path: String) -> Option<String> {
-    offer::check_folder(Path::new(&path)).err().map(|error| error.to_string())
+    offer::place(Path::new(&path)).err().map(|error| error.to_string())
 }
 
 /// Asks the primary that offers itself at a path; nothing if none does.

@@ -26,7 +26,7 @@ impl Core {
                     pending: queue.pending(slot),
                     unsent: queue.waiting_in(slot),
                 };
-                steering.look(&state.channels, taken_out, now);
+                steering.look(&mut state.channels, taken_out, now);
             }
             self.ask_for_workers(state, now);
             self.settle_if_due(state, now);

@@ -32,6 +32,9 @@ use crate::sys::tcp_info::{self, Backlog};
 /// How long the kernel is left alone after it has refused more sockets or a program.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Processes that are looked at in a row: each takes some ten microseconds, for which everything else waits.
+const MAX_LOOKS: usize = 4;
+
 /// What the hand-over has taken out of a slot's queue and not brought to its worker yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TakenOut {
@@ -58,6 +61,8 @@ pub struct Steering {
     /// When to try again to tell it.
     retry_at: Option<Instant>,
     looked_at: Instant,
+    /// The slot whose worker's process was looked at last.
+    process_last: usize,
 }
 
 impl Steering {
@@ -73,11 +78,12 @@ impl Steering {
             failure: None,
             retry_at: None,
             looked_at: now,
+            process_last: 0,
         }
     }
 
-    /// Follows the table: lends each slot's socket to its worker, once the worker before has let go of it, if that one may
-    /// have it.
+    /// Follows the table: lends each slot's socket to its worker, if that may have it, once the worker before has let go of
+    /// it.
     pub fn follow(&mut self, table: &Table, channels: &mut Channels, now: Instant) {
         self.resize(table.len(), now);
         let Some(group) = self.group.as_ref() else {
@@ -87,9 +93,6 @@ impl Steering {
         };
         for ((number, slot), socket) in (0..).zip(&mut self.slots).zip(group.sockets()) {
             let wanted = table.serving(number).filter(|_| self.failure.is_none());
-            let wanted = wanted.filter(|&channel| {
-                channels.get_mut(channel).is_some_and(|open| open.may_accept(now))
-            });
             slot.recall(wanted, channels);
             slot.lend(wanted, (socket, group.backlog()), channels, now);
         }
@@ -119,11 +122,17 @@ impl Steering {
     }
 
     /// Looks whether workers keep up, if it is time to.
-    pub fn look(&mut self, channels: &Channels, taken_out: impl Fn(u32) -> TakenOut, now: Instant) {
+    pub fn look(
+        &mut self,
+        channels: &mut Channels,
+        taken_out: impl Fn(u32) -> TakenOut,
+        now: Instant,
+    ) {
         if now < self.looked_at + watch::INTERVAL {
             return;
         }
         self.looked_at = now;
+        self.look_at_processes(channels, now);
         for (number, index) in (0..).zip(0..self.slots.len()) {
             if self.slots[index].watch.is_quiet(now) {
                 continue;
@@ -143,6 +152,25 @@ impl Steering {
                 owing: owing.unwrap_or_default(),
             };
             slot.watch.look(seen, self.max_pending, now);
+        }
+    }
+
+    /// Takes sockets back from workers that have become another user.
+    fn look_at_processes(&mut self, channels: &mut Channels, now: Instant) {
+        let mut looks = 0;
+        for _ in 0..self.slots.len() {
+            self.process_last = (self.process_last + 1) % self.slots.len();
+            let slot = &mut self.slots[self.process_last];
+            let Some(holder) = slot.holder().and_then(|holder| channels.get_mut(holder)) else {
+                continue;
+            };
+            looks += usize::from(holder.look_at_process(now));
+            if !holder.may_accept() {
+                slot.recall(None, channels);
+            }
+            if looks == MAX_LOOKS {
+                return;
+            }
         }
     }
 

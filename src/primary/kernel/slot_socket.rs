@@ -86,7 +86,7 @@ impl SlotSocket {
         }
     }
 
-    /// Lends it to the worker that is to have it, if it is not lent and not resting.
+    /// Lends it to the worker that is to have it, if that may, and if it is not lent and not resting.
     pub fn lend(
         &mut self,
         wanted: Option<Channel>,
@@ -102,6 +102,9 @@ impl SlotSocket {
         else {
             return;
         };
+        if !open.may_accept() {
+            return;
+        }
         let loan = Loan { number: self.latest.number.wrapping_add(1), ..self.latest };
         // Before the worker can count.
         let seen = open.accepted(loan.slot);

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, UnixAddr, connect};
 
-use super::{SECRETS, Secrets, is_ours};
+use super::{SECRETS, Secrets, is_ours, offer};
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing::Received;
 use crate::sys::socket;
@@ -39,8 +39,9 @@ pub struct Inheritance {
 /// Asks whoever offers itself at this path. `None`: nobody does.
 pub fn inherit(path: &Path) -> io::Result<Option<Inheritance>> {
     let by = Instant::now() + TIME;
+    let path = offer::place(path)?;
     loop {
-        match ask(path, by) {
+        match ask(&path, by) {
             // Nobody waits there, or somebody with no room for one more, or one that is just being replaced.
             Err(error) if is_nobody(&error) => return Ok(None),
             Err(error) if may_change(&error) && Instant::now() < by => thread::sleep(RETRY),
@@ -64,7 +65,7 @@ fn ask(path: &Path, by: Instant) -> io::Result<Inheritance> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
         match frame {
-            Frame::Hello { version } => {
+            Frame::Hello { version } if version != VERSION => {
                 let reason =
                     format!("it speaks version {version} of the protocol, this one {VERSION}");
                 return Err(io::Error::other(reason));

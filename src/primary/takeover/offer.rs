@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{AddressFamily, UnixAddr, bind};
 use nix::sys::stat::{Mode, fchmod};
@@ -28,7 +28,7 @@ const BACKLOG: i32 = 4;
 
 /// Listens at a path, in the place of whoever was there before.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
-    check_folder(path)?;
+    let path = place(path)?;
     let listener = socket::stream(AddressFamily::Unix)?;
     // In one step, so that there always is one that answers.
     let new = path.with_file_name(format!(".{}", std::process::id()));
@@ -38,7 +38,7 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     bind(listener.as_raw_fd(), &UnixAddr::new(&new)?)?;
     let placed = fs::set_permissions(&new, Permissions::from_mode(MODE))
         .and_then(|()| socket::listen(listener.as_fd(), BACKLOG))
-        .and_then(|()| fs::rename(&new, path));
+        .and_then(|()| fs::rename(&new, &path));
     if placed.is_err() {
         let _ = fs::remove_file(&new);
     }
@@ -51,8 +51,10 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     Ok(is_ours(fd.as_fd())?.then_some(fd))
 }
 
-/// Whether the folder of a path is one in which no other user can put something in the place of ours.
-pub fn check_folder(path: &Path) -> io::Result<()> {
+/// Where a path leads to, without links that could lead elsewhere later; if no other user can put something in the place of
+/// ours there.
+pub fn place(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new(".")).canonicalize()?;
     for (above, folder) in folder.ancestors().enumerate() {
@@ -65,7 +67,7 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
             return Err(io::Error::other(reason));
         }
     }
-    Ok(())
+    Ok(folder.join(name))
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use super::answers::{Answer, AnswerReader, Fault};
 use crate::channel::frame::{Frame, VERSION};
 use crate::channel::passing;
-use crate::sys::{credentials, socket};
+use crate::sys::credentials::{self, Speaker};
+use crate::sys::socket;
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
@@ -53,14 +54,18 @@ pub enum End {
     Broken,
 }
 
+/// More than one process has spoken, or the system does not tell which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Several;
+
 /// A channel.
 pub struct WorkerChannel {
     socket: Arc<OwnedFd>,
     answers: AnswerReader,
     /// Whether the system was asked who speaks, until there was a hello.
     asking: bool,
-    /// The process that has said hello.
-    speaker: Option<u32>,
+    /// Who has spoken while the system was asked, if anybody has: one process, or several.
+    speaker: Option<Result<Speaker, Several>>,
     /// Says that the socket is full.
     full: Arc<Notify>,
     end: Option<End>,
@@ -90,9 +95,9 @@ impl WorkerChannel {
         self.answers.greeted()
     }
 
-    /// The id of the process that has said hello, if the system tells.
-    pub fn speaker(&self) -> Option<u32> {
-        self.speaker
+    /// The process that has said hello, if it was one alone and the system tells.
+    pub fn speaker(&self) -> Option<Speaker> {
+        self.speaker.and_then(Result::ok)
     }
 
     /// How it ended, once it has.
@@ -188,7 +193,11 @@ impl WorkerChannel {
             return nix::unistd::read(&self.socket, bytes);
         }
         let (read, speaker) = credentials::read(self.socket.as_fd(), bytes)?;
-        self.speaker = speaker;
+        let now = speaker.ok_or(Several);
+        let before = *self.speaker.get_or_insert(now);
+        if before != now {
+            self.speaker = Some(Err(Several));
+        }
         Ok(read)
     }
 }
@@ -236,6 +245,34 @@ mod tests {
         assert_eq!((channel.read(), channel.end()), (vec![], fault));
         let answer = passing::PassingReader::default().receive(far.as_fd()).unwrap().unwrap();
         assert_eq!(answer.frame, Frame::Hello { version: VERSION });
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_hello_of_two_processes_is_nobodys() {
+        let hello = Frame::Hello { version: VERSION }.encode();
+        let by_another = |far: &OwnedFd, byte: u8| {
+            let printed = format!("\\{byte:03o}");
+            let mut printf = std::process::Command::new("printf");
+            let printf = printf.arg(printed).stdout(far.try_clone().unwrap());
+            assert!(printf.status().unwrap().success());
+        };
+        for split in [0, 1, hello.len() - 1] {
+            let (near, far) = socket::pair().unwrap();
+            let mut channel = WorkerChannel::new(near);
+            said(&far, &hello[..split]);
+            let _ = channel.read();
+            by_another(&far, hello[split]);
+            let _ = channel.read();
+            said(&far, &hello[split + 1..]);
+            let _ = channel.read();
+            assert_eq!((channel.greeted(), channel.speaker()), (true, None));
+        }
+        let (near, far) = socket::pair().unwrap();
+        let mut channel = WorkerChannel::new(near);
+        said(&far, &hello);
+        let _ = channel.read();
+        assert_eq!(channel.speaker().map(|speaker| speaker.pid), Some(std::process::id()));
     }
 
     #[test]

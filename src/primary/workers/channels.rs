@@ -26,17 +26,26 @@ pub struct OpenChannel {
     pub successor: bool,
     /// Where the worker counts, once it was told to.
     counters: Option<Arc<Page>>,
-    /// The one that has said hello, once it was asked about.
+    /// The one that has said hello, once somebody has asked.
     process: Option<Process>,
     watching: AbortHandle,
 }
 
 impl OpenChannel {
-    /// Whether it may have a listening socket: who has one can do more with it than accept from it, so only who could have
-    /// one anyway.
-    pub fn may_accept(&mut self, now: Instant) -> bool {
-        let Some(pid) = self.channel.speaker() else { return false };
-        self.process.get_or_insert_with(|| Process::new(pid)).is_ours(now)
+    /// Whether it may have a listening socket. Who has one can do more with it than accept from it, so only who runs as the
+    /// primary's user.
+    pub fn may_accept(&mut self) -> bool {
+        self.process().is_some_and(|process| process.is_ours())
+    }
+
+    /// Looks whether it still may, if it is time to; says whether it has looked.
+    pub fn look_at_process(&mut self, now: Instant) -> bool {
+        self.process().is_some_and(|process| process.look(now))
+    }
+
+    fn process(&mut self) -> Option<&mut Process> {
+        let speaker = self.channel.speaker()?;
+        Some(self.process.get_or_insert_with(|| Process::new(speaker)))
     }
 
     /// Lends the worker the listening socket of a slot.

@@ -1,82 +1,110 @@
 //! The process of a worker, and whether it runs as the primary's user.
 
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::unistd::{Uid, geteuid};
+
+use crate::sys::credentials::Speaker;
 
 /// How often it is looked at again: a process may give up its user when it has done what only that user can.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether the system tells of processes by the numbers that they have here.
+static TELLS: LazyLock<bool> = LazyLock::new(|| {
+    let own = std::process::id().to_string();
+    fs::read_link("/proc/self").is_ok_and(|told| told == Path::new(&own))
+});
 
 /// A worker's process.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
-    looked_at: Option<Instant>,
     is_ours: bool,
+    looked_at: Option<Instant>,
 }
 
 impl Process {
-    /// The process with this number.
-    pub fn new(pid: u32) -> Self {
-        Self { pid, looked_at: None, is_ours: false }
+    /// The one that has said hello.
+    pub fn new(speaker: Speaker) -> Self {
+        Self { pid: speaker.pid, is_ours: speaker.user == geteuid(), looked_at: None }
     }
 
-    /// Whether it runs as the user that this process runs as, or can become that one again. Not of one that cannot be
-    /// looked at.
-    pub fn is_ours(&mut self, now: Instant) -> bool {
-        if self.looked_at.is_none_or(|at| now >= at + INTERVAL) {
-            self.looked_at = Some(now);
-            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
-            self.is_ours = status.is_ok_and(|status| users(&status).any(|user| user == geteuid()));
-        }
+    /// Whether it was the user that this process is when it said hello, and ever since.
+    pub fn is_ours(&self) -> bool {
         self.is_ours
+    }
+
+    /// Looks whether it still is, if it is time to; says whether it has looked.
+    pub fn look(&mut self, now: Instant) -> bool {
+        let early = self.looked_at.is_some_and(|at| now < at + INTERVAL);
+        if !self.is_ours || early || !*TELLS {
+            return false;
+        }
+        self.looked_at = Some(now);
+        match fs::read_to_string(format!("/proc/{}/status", self.pid)) {
+            Ok(status) => self.is_ours = real_user(&status) == Some(geteuid()),
+            Err(error) => self.is_ours = !is_gone(&error),
+        }
+        true
     }
 }
 
-/// The real, the effective and the saved user of a process, by its status as Linux tells it.
-fn users(status: &str) -> impl Iterator<Item = Uid> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    line.split_whitespace().take(3).flat_map(str::parse).map(Uid::from_raw)
+/// Or it is another user's, and the system does not tell of those. Any other error says nothing: there were no descriptors.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
+}
+
+/// By the status of a process as Linux tells it. (A program that runs with the rights of another user changes the others.)
+fn real_user(status: &str) -> Option<Uid> {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_whitespace().next()?.parse().ok().map(Uid::from_raw)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::os::unix::process::CommandExt as _;
-    use std::process::{Child, Command, Stdio};
+    use std::process::Command;
+
+    use nix::unistd::getuid;
 
     use super::*;
 
-    const NOBODY: u32 = 65_534;
-
     #[test]
-    fn a_process_has_three_users() {
+    fn a_status_tells_the_real_user() {
         let status = "Name:\tnode\nUid:\t10\t11\t12\t13\nGid:\t1\t1\t1\t1\n";
-        let expected = [10, 11, 12].map(Uid::from_raw);
-        assert_eq!(users(status).collect::<Vec<_>>(), expected);
-        assert_eq!(users("Name:\tnode\n").count(), 0);
-    }
-
-    /// One that lives until its input ends.
-    fn child(user: Option<u32>) -> Child {
-        let mut command = Command::new("cat");
-        user.map(|user| command.uid(user));
-        command.stdin(Stdio::piped()).spawn().unwrap()
+        assert_eq!(real_user(status), Some(Uid::from_raw(10)));
+        assert_eq!(real_user("Name:\tnode\n"), None);
     }
 
     #[test]
-    fn a_process_of_another_user_is_not_ours() {
+    fn a_process_is_looked_at_now_and_then_until_it_is_gone() {
         let now = Instant::now();
-        let mut ours = child(None);
-        let mut process = Process::new(ours.id());
-        assert!(process.is_ours(now));
-        ours.kill().and_then(|()| ours.wait()).unwrap();
-        // Not looked at again at once.
-        assert!(process.is_ours(now));
-        assert!(!process.is_ours(now + INTERVAL));
-        if geteuid().is_root() {
-            let mut other = child(Some(NOBODY));
-            assert!(!Process::new(other.id()).is_ours(now));
-            other.kill().and_then(|()| other.wait()).unwrap();
-        }
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let mut process = Process::new(Speaker { pid: child.id(), user: getuid() });
+        assert!(process.is_ours());
+        assert!(process.look(now) && process.is_ours());
+        child.kill().and_then(|()| child.wait()).unwrap();
+        assert!(!process.look(now) && process.is_ours());
+        assert!(process.look(now + INTERVAL) && !process.is_ours());
+    }
+
+    #[test]
+    fn who_has_said_hello_as_another_user_never_is_ours() {
+        let user = Uid::from_raw(getuid().as_raw() + 1);
+        let mut process = Process::new(Speaker { pid: std::process::id(), user });
+        assert!(!process.is_ours());
+        assert!(!process.look(Instant::now()) && !process.is_ours());
+    }
+
+    #[test]
+    fn that_nothing_can_be_told_changes_nothing() {
+        assert!(!is_gone(&Errno::EMFILE.into()));
+        assert!(!is_gone(&Errno::ENOMEM.into()));
+        assert!(is_gone(&Errno::ENOENT.into()));
+        assert!(is_gone(&Errno::ESRCH.into()));
     }
 }

@@ -76,7 +76,7 @@ test('fault 8, no descriptors in the primary: workers that accept themselves go 
   skip: !kernelSteers,
 }, async (t) => {
   const { primary, port } = await balanced(t)
-  const pids = await workersOf(port, 2)
+  const pids = await primary.call('pids')
   limitTo(primary.pid, await settledFdCount(primary.pid))
   // For longer than anything takes that the primary does now and then.
   for (let n = 0, began = performance.now(); performance.now() - began < 3000; n++) {

@@ -1,6 +1,8 @@
 'use strict'
 
 // The option `affinity.cookie`: workers set the cookie by which their clients come back.
+//
+// STICKY_TEST_REQUESTS: how many requests there are while slots come and go, 10,000 by default.
 
 const assert = require('node:assert/strict')
 const { once } = require('node:events')
@@ -15,7 +17,7 @@ const { directory } = require('./support/places')
 const { served, sessions } = require('./support/sessions')
 
 const CLIENTS = 250
-const REQUESTS = 10_000
+const REQUESTS = Number(process.env.STICKY_TEST_REQUESTS ?? 10_000)
 
 const COOKIE = { affinity: { cookie: 'sticky' } }
 

@@ -1,8 +1,8 @@
 'use strict'
 
-// Starts what makes a fleet on one machine, and stops it: Redis and its replica, three hosts, and HAProxy in front. A host is a network
-// namespace of its own where that is allowed, and else an address of loopback. In the place of this file, a fleet has
-// machines, and on each systemd or another manager that starts host.js again when it ends.
+// Starts what makes a fleet on one machine, and stops it: Redis and its replica, three hosts, and HAProxy in front. A host
+// is a network namespace of its own where that is allowed, and else an address of loopback. In the place of this file, a
+// fleet has machines, and on each systemd or another manager that starts host.js again when it ends.
 
 const { execFileSync, spawn } = require('node:child_process')
 const { randomBytes } = require('node:crypto')

@@ -6,8 +6,8 @@
 //   kill <pid>                          takes no new clients, lets sessions end for GRACE milliseconds, and ends
 //   start it again beside the first     takes over its port once all workers are ready; then the first one ends
 //
-// Environment: NAME, ADDRESS, PORT, HEALTH_PORT, AGENT_PORT, WORKERS, STICKY_SEED, what server.js has of Redis, GRACE, and TAKE_OVER: a
-// path in a folder that nobody else may write in.
+// Environment: NAME, ADDRESS, PORT, HEALTH_PORT, AGENT_PORT, WORKERS, STICKY_SEED, what server.js has of Redis, GRACE, and
+// TAKE_OVER: a path in a folder that nobody else may write in.
 
 const { fork } = require('node:child_process')
 const { once } = require('node:events')

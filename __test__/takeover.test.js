@@ -296,7 +296,8 @@ test('clients who have not said who they are yet are passed on when they do', as
   await until(async () => (await primary.call('stats')).identifying === 3)
   const { primary: next } = await listening(t, takeOver, { options }, port)
   const pids = await served(next, 2)
-  await until(async () => (await next.call('stats')).uptime > 0)
+  // Until then the one before identifies them for its own workers.
+  await until(async () => (await primary.call('stats')).uptime === 0)
   for (const { socket, head } of sockets) {
     const whole = 'PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.0\r\n\r\n'
     socket.write(whole.slice(head.length))

@@ -15,6 +15,14 @@ const REQUEST = 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
 // The hard limit stays, so that the soft one can be raised again without privileges.
 const limitTo = (pid, files) => execFileSync('prlimit', ['--pid', pid, `--nofile=${files}:`])
 
+// With it as the limit there is not a single one.
+function lowestFree(pid) {
+  const open = new Set(fs.readdirSync(`/proc/${pid}/fd`))
+  let lowest = 0
+  while (open.has(`${lowest}`)) lowest++
+  return lowest
+}
+
 // A worker notices within so many connections that its limit was changed.
 const NOTICED_AFTER = 64
 
@@ -83,6 +91,24 @@ test('fault 8, no descriptors in the primary: workers that accept themselves go 
     const { status, body } = await request(port, { localAddress: loopback(n % 200) })
     assert.ok(status === 200 && pids.includes(Number(body)))
   }
+})
+
+test('fault 8, no descriptors in the primary: who waits for a stuck worker is let go when patience ends', {
+  skip: !kernelSteers,
+}, async (t) => {
+  const { primary, port } = await balanced(t, { options: { maxRetries: 4, retryDelay: 200 } })
+  const [stuck] = await workersOf(port, 1)
+  await settledFdCount(primary.pid)
+  limitTo(primary.pid, lowestFree(primary.pid))
+  signal(stuck, 'SIGSTOP')
+  const ask = () => request(port, { localAddress: loopback(0) })
+  const ends = Array.from({ length: 100 }, () => ask().catch(({ code }) => code))
+  assert.deepEqual(new Set(await Promise.all(ends)), new Set(['ECONNRESET']))
+  assert.equal((await primary.call('stats')).refused, ends.length)
+
+  limitTo(primary.pid, 1024)
+  signal(stuck, 'SIGCONT')
+  assert.equal((await ask()).status, 200)
 })
 
 test('fault 8, silent peers take all descriptors of the primary: the longest silent make room, nobody else is shed', async (t) => {

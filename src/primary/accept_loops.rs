@@ -1,8 +1,9 @@
 //! The accept loops of a balancer, one for each socket that this process accepts from, and the alarms on sockets that
 //! workers accept from while nobody else looks.
 
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
@@ -21,6 +22,8 @@ pub struct AcceptLoop {
 #[derive(Default)]
 struct Socket {
     accepting: Option<AcceptLoop>,
+    /// Since when an accept loop is wanted in vain.
+    wanted_since: Option<Instant>,
     alarm: Option<AbortHandle>,
 }
 
@@ -33,24 +36,31 @@ pub struct AcceptLoops {
 }
 
 impl AcceptLoops {
-    /// Has an accept loop run for a socket, or none. Returns whether that is so now.
-    pub fn run(
+    /// Has an accept loop run for a socket. Returns since when that is wanted in vain, if it is.
+    pub fn start(
         &mut self,
         index: usize,
-        wanted: bool,
-        start: impl FnOnce() -> Option<AcceptLoop>,
-    ) -> bool {
-        let accepting = &mut self.socket(index).accepting;
-        if wanted && accepting.is_none() {
-            *accepting = start();
+        now: Instant,
+        start: impl FnOnce() -> io::Result<AcceptLoop>,
+    ) -> Option<Instant> {
+        let socket = self.socket(index);
+        if socket.accepting.is_none() {
+            socket.accepting = start().ok();
         }
-        let running = accepting.is_some();
-        if !wanted && let Some(accepting) = accepting.take() {
+        let vain = socket.accepting.is_none();
+        socket.wanted_since = vain.then(|| socket.wanted_since.unwrap_or(now));
+        socket.wanted_since
+    }
+
+    /// Has none run for a socket.
+    pub fn stop(&mut self, index: usize) {
+        let socket = self.socket(index);
+        socket.wanted_since = None;
+        if let Some(accepting) = socket.accepting.take() {
             accepting.task.abort();
             self.ending.retain(|released| !is_gone(released));
             self.ending.push(accepting.released);
         }
-        running || !wanted
     }
 
     /// Has an alarm set on a socket.

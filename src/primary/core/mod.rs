@@ -21,7 +21,7 @@ use self::succession::Standby;
 use super::accept_loops::{AcceptLoops, Ending};
 use super::config::Config;
 use super::handover::HandOver;
-use super::handover::accept::Turn;
+use super::handover::accept::{Spare, Turn};
 use super::handover::identify::Identify;
 use super::handover::queue::Removed;
 use super::handover::refuse::{self, Refusal};
@@ -58,6 +58,8 @@ struct State {
     /// What we have of another primary, until we serve in its place.
     standby: Option<Standby>,
     accept_loops: AcceptLoops,
+    /// For sockets from which no accept loop could be started.
+    spare: Spare,
     /// Our copies of connections that workers have taken over, to be closed without the lock: that takes a while.
     taken: Vec<Connection>,
     refusals: Refusals,
@@ -124,6 +126,7 @@ impl Core {
             superseded: false,
             standby: None,
             accept_loops: AcceptLoops::default(),
+            spare: Spare::default(),
             taken: Vec::new(),
             refusals: Refusals::default(),
             refusing: 0,
@@ -255,6 +258,7 @@ impl Core {
         }
         state.listening.0.clear();
         state.standby = None;
+        state.spare = Spare::default();
         state.channels.close();
         state.handover.end();
         state.accept_loops.close()

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::{Core, RETRY, State};
 use crate::primary::accept_loops::{AcceptLoop, Ending};
-use crate::primary::handover::accept::{self, Turn};
+use crate::primary::handover::accept::{self, Spare, Turn};
 use crate::primary::kernel::Steering;
 use crate::primary::kernel::group::Group;
 use crate::sys::{readiness, socket};
@@ -38,10 +38,10 @@ impl Core {
     ) -> io::Result<()> {
         let loops = sockets.iter().map(|socket| self.start_accepting(socket));
         let loops = loops.collect::<io::Result<Vec<_>>>()?;
-        self.ask(|state, _| {
+        self.ask(|state, now| {
             state.listening = (sockets, backlog);
             for (index, accepting) in loops.into_iter().enumerate() {
-                state.accept_loops.run(index, true, || Some(accepting));
+                state.accept_loops.start(index, now, || Ok(accepting));
             }
         });
         Ok(())
@@ -63,7 +63,10 @@ impl Core {
 
     pub(super) fn steer_group(self: &Arc<Self>, group: Group) {
         let max_pending = self.config.limits.pending_per_slot;
-        self.ask(|state, now| state.steering = Some(Steering::new(group, max_pending, now)));
+        self.ask(|state, now| {
+            state.spare.renew();
+            state.steering = Some(Steering::new(group, max_pending, now));
+        });
     }
 
     /// Stops accepting; what has come already is taken in. Returns what to wait for until the port is free.
@@ -74,6 +77,7 @@ impl Core {
             let released = state.accept_loops.close();
             state.listening.0.clear();
             state.standby = None;
+            state.spare = Spare::default();
             if let Some(steering) = &mut state.steering {
                 let sockets = steering.close(&mut state.channels);
                 // What is queued there is another's.
@@ -104,16 +108,29 @@ impl Core {
         let sockets: Vec<_> =
             steering.sockets().map(|(socket, open)| (Arc::clone(socket), open)).collect();
         state.retry_at = state.retry_at.filter(|&retry| retry > now);
+        let mut shed = 0;
         for (index, (socket, open)) in sockets.into_iter().enumerate() {
-            let start = || self.start_accepting(&socket).ok();
-            if !state.accept_loops.run(index, open, start) {
+            if !open {
+                state.accept_loops.stop(index);
+            } else if let Some(since) =
+                state.accept_loops.start(index, now, || self.start_accepting(&socket))
+            {
                 state.retry_at = Some(now + RETRY);
+                // Who waits there cannot even be answered.
+                let patience = self.config.limits.patience;
+                if patience.is_some_and(|patience| now - since >= patience) {
+                    shed += state.spare.shed(&socket);
+                }
             }
             if !open && steering.is_quiet(index, now) {
                 state.accept_loops.set_alarm(index, || self.start_alarm(index, socket));
             } else {
                 state.accept_loops.clear_alarm(index);
             }
+        }
+        if shed > 0 {
+            state.handover.count_shed(shed);
+            self.take_effect(state, now);
         }
     }
 
@@ -124,6 +141,7 @@ impl Core {
             let _runtime = self.runtime.enter();
             readiness::register(own, Interest::READABLE)?
         };
+        let spare = Spare::new()?;
         let core = Arc::clone(self);
         let (release, released) = channel();
         let task = self.runtime.spawn(async move {
@@ -131,7 +149,7 @@ impl Core {
             let _release: Sender<()> = release;
             let admit = |mut turn: Turn<'_>| core.admit(&mut turn);
             let free_descriptors = || core.free_descriptors();
-            let _ = accept::run(listener, admit, free_descriptors).await;
+            let _ = accept::run(listener, spare, admit, free_descriptors).await;
         });
         Ok(AcceptLoop { task: task.abort_handle(), released })
     }

@@ -22,29 +22,34 @@ const BACK_OFF: Duration = Duration::from_millis(10);
 const MAX_BACK_OFF: Duration = Duration::from_millis(100);
 
 /// A descriptor held back, so that a connection can be taken and closed when there are no others.
-struct Spare(Option<OwnedFd>);
+#[derive(Default)]
+pub struct Spare(Option<OwnedFd>);
 
 impl Spare {
-    fn new() -> Self {
-        Self(open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok())
+    /// Holds one.
+    pub fn new() -> io::Result<Self> {
+        let spare = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self(Some(spare)))
     }
 
-    /// Holds one again, if the last was lost to another thread in the moment that it was free.
-    fn renew(&mut self) {
-        if self.0.is_none() {
-            *self = Self::new();
+    /// Holds one, unless there is none: the last may have been lost to another thread in the moment that it was free.
+    pub fn renew(&mut self) {
+        if self.0.is_none()
+            && let Ok(spare) = Self::new()
+        {
+            *self = spare;
         }
     }
 
-    /// Closes up to [`BATCH`] waiting connections, whose clients would otherwise hang.
-    fn shed(&mut self, listener: &OwnedFd) -> u64 {
+    /// Closes up to [`BATCH`] waiting connections, whose clients would otherwise hang. Returns how many.
+    pub fn shed(&mut self, listener: &OwnedFd) -> u64 {
         self.renew();
         let mut shed = 0;
         while shed < BATCH as u64 && self.0.take().is_some() {
             let taken = socket::accept(listener.as_fd());
             let over = taken.is_err();
             drop(taken);
-            *self = Self::new();
+            self.renew();
             if over {
                 break;
             }
@@ -62,15 +67,15 @@ pub struct Turn<'a> {
     pub shed: u64,
 }
 
-/// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading.
-/// `admit` says for how long a turn after this one would be in vain. `free_descriptors` is called when there are
+/// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading. `spare` is for when
+/// there are no descriptors. `admit` says for how long a turn after this one would be in vain. `free_descriptors` is called when there are
 /// none, and says whether it could do something about it soon. Ends by itself only with the runtime.
 pub async fn run(
     listener: AsyncFd<Arc<OwnedFd>>,
+    mut spare: Spare,
     mut admit: impl FnMut(Turn<'_>) -> Duration,
     mut free_descriptors: impl FnMut() -> bool,
 ) -> io::Result<()> {
-    let mut spare = Spare::new();
     let mut back_off = BACK_OFF;
     let mut accepted = Vec::with_capacity(BATCH);
     loop {

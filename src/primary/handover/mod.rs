@@ -157,6 +157,12 @@ impl HandOver {
         self.counters.gone += 1;
     }
 
+    /// Connections were closed for lack of descriptors before they came here.
+    pub fn count_shed(&mut self, shed: u64) {
+        self.counters.accepted += shed;
+        self.effects.shed += shed;
+    }
+
     /// From now on refuses new clients, or does not any more.
     pub fn drain(&mut self, draining: bool) {
         self.draining = draining;
@@ -188,8 +194,8 @@ impl HandOver {
         channels: &mut Channels,
         now: Instant,
     ) -> Duration {
-        self.counters.accepted += turn.accepted.len() as u64 + turn.shed;
-        self.effects.shed += turn.shed;
+        self.counters.accepted += turn.accepted.len() as u64;
+        self.count_shed(turn.shed);
         self.arrivals.came(turn.accepted.len().try_into().unwrap_or(u32::MAX), now);
         let mut outcomes = Vec::with_capacity(turn.accepted.len());
         if let Some(identify) = &mut self.identify {

@@ -446,6 +446,11 @@ declare namespace sticky {
   interface SlotStats {
     /** The process that serves the slot; `null` when none does. */
     pid: number | null
+    /**
+     * Who brings connections to that process now: where the kernel steers, `'handover'` while nobody serves the slot, its
+     * worker does not keep up or has no file descriptors left, or it runs as another user than the primary.
+     */
+    steering: 'kernel' | 'handover'
     /** Connections not sent yet; where the kernel steers, those in the slot's queue too. */
     waiting: number
     /** Connections sent, which the worker has not taken yet. */

@@ -192,6 +192,8 @@ export interface Sessions {
 export interface SlotStats {
   /** The channel that serves it, 0 for none. */
   channel: number
+  /** Whether the kernel brings connections to the worker, and nobody else does. */
+  steered: boolean
   /** Connections not sent yet. */
   waiting: number
   /** Connections sent and not yet adopted. */

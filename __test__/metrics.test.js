@@ -77,8 +77,9 @@ function expected({ waits, slots, steering, ...stats }, refused) {
   const add = (name, value, labels = {}) => lines.set(lineName(`sticky_listen_${name}`, labels), value)
   for (const total of ['accepted', 'adopted', 'redelivered', 'rejected', 'gone']) add(`${total}_total`, stats[total])
   for (const now of ['identifying', 'waiting']) add(now, stats[now])
-  for (const [slot, { pid, waiting, inFlight, adopted }] of slots.entries()) {
+  for (const [slot, { pid, steering: now, waiting, inFlight, adopted }] of slots.entries()) {
     add('slot_up', pid ? 1 : 0, { slot })
+    add('slot_steered', now === 'kernel' ? 1 : 0, { slot })
     add('slot_waiting', waiting, { slot })
     add('slot_in_flight', inFlight, { slot })
     add('slot_adopted_total', adopted, { slot })

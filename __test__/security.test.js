@@ -198,6 +198,11 @@ for (const [when, early] of [
     await until(() => reachable(other.pid).length === 0)
     await all()
     assert.deepEqual([reachable(other.pid), reachable(own.pid).length], [[], 1])
+    const { mode } = balancer.steering
+    assert.deepEqual(
+      balancer.stats().slots.map(({ steering }) => steering),
+      ['handover', mode],
+    )
   })
 }
 

@@ -8,6 +8,7 @@ const fs = require('node:fs')
 const net = require('node:net')
 const path = require('node:path')
 const { test } = require('node:test')
+const { isDeepStrictEqual } = require('node:util')
 const { createBalancer } = require('..')
 const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
 const { directory } = require('./support/places')
@@ -202,6 +203,26 @@ test('what waits for a slot that is removed goes to the slots that stay', async 
       assert.ok(pids.includes(Number(body)))
     }
     for (const pid of await workersOf(port, 100)) assert.equal(pid, pids[0])
+  }
+})
+
+test('each slot tells who brings its connections, as its worker keeps up, is stuck or is gone', async (t) => {
+  for (const steering of WAYS) {
+    const { primary, port, pids, setTable } = await managed(t, 2, { steering, maxRetries: 400 })
+    await setTable(pids)
+    const modes = async () => (await primary.call('stats')).slots.map((slot) => slot.steering)
+    const become = (expected) => until(async () => isDeepStrictEqual(await modes(), expected))
+    await become([steering, steering])
+    const client = (await workersOf(port, 40)).indexOf(pids[0])
+    assert.deepEqual(await modes(), [steering, steering])
+    signal(pids[0], 'SIGSTOP')
+    const waiting = request(port, { localAddress: loopback(client) })
+    await become(['handover', steering])
+    signal(pids[0], 'SIGCONT')
+    assert.equal((await waiting).body, `${pids[0]}`)
+    await become([steering, steering])
+    signal(pids[0], 'SIGKILL')
+    await become(['handover', steering])
   }
 })
 

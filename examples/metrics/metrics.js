@@ -92,6 +92,9 @@ function watch(balancer, register) {
   gauge('uptime_seconds', 'For how long the balancer has listened; 0 if it does not.', () => stats().uptime)
 
   slotGauge('up', 'Whether a worker serves the slot.', ({ pid }) => Number(pid !== null))
+  slotGauge('steered', 'Whether the kernel brings connections to the worker of the slot.', ({ steering }) =>
+    Number(steering === 'kernel'),
+  )
   slotGauge('waiting', 'Connections not sent to the worker of the slot yet.', ({ waiting }) => waiting)
   slotGauge('in_flight', 'Connections sent, which the worker of the slot has not taken yet.', (slot) => slot.inFlight)
 

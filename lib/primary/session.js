@@ -208,8 +208,9 @@ class Session {
   stats() {
     const stats = this.#last ?? this.#native.stats()
     const adopted = stats.slots.reduce((sum, slot) => sum + slot.adopted, 0)
-    const slots = stats.slots.map(({ channel, ...counters }) => ({
+    const slots = stats.slots.map(({ channel, steered, ...counters }) => ({
       pid: this.#pidOf(channel),
+      steering: /** @type {import('../..').Steering['mode']} */ (steered ? 'kernel' : 'handover'),
       ...counters,
       share: adopted > 0 ? counters.adopted / adopted : 0,
     }))

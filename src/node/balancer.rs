@@ -66,6 +66,8 @@ pub struct OpenedChannel {
 pub struct SlotStats {
     /// The channel that serves it, 0 for none.
     pub channel: u32,
+    /// Whether the kernel brings connections to the worker, and nobody else does.
+    pub steered: bool,
     /// Connections not sent yet.
     pub waiting: u32,
     /// Connections sent and not yet adopted.
@@ -315,6 +317,7 @@ impl From<NativeStats> for Stats {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let slots = stats.slots.into_iter().map(|slot| SlotStats {
             channel: slot.serving.unwrap_or(0),
+            steered: slot.steered,
             waiting: count(slot.waiting),
             in_flight: count(slot.in_flight),
             adopted: slot.adopted as f64,

@@ -42,6 +42,8 @@ pub struct Refused {
 pub struct SlotStats {
     /// The channel that serves the slot.
     pub serving: Option<Channel>,
+    /// Whether the kernel brings connections to the worker, and nobody else does.
+    pub steered: bool,
     /// Connections not sent yet.
     pub waiting: usize,
     /// Connections sent and not yet adopted.

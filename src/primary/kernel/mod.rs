@@ -242,6 +242,7 @@ impl Steering {
             add(&mut stats.accepted, queued as u64);
             stats.waiting += queued;
             if let Some(slot) = stats.slots.get_mut(index) {
+                slot.steered = !self.slots[index].is_with_primary();
                 slot.waiting += queued;
                 add(&mut slot.adopted, self.slots[index].accepted);
             }

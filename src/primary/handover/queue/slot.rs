@@ -53,6 +53,7 @@ impl<C> Slot<C> {
     pub fn stats(&self, serving: Option<Channel>) -> SlotStats {
         SlotStats {
             serving,
+            steered: false,
             waiting: self.waiting.len(),
             in_flight: self.in_flight,
             adopted: self.adopted,

@@ -13,7 +13,7 @@
 
 // Goes with the words above and with the channel's own; both sides are usually of one version, but a
 // worker may outlive an upgrade on disk.
-const VERSION = 7
+const VERSION = 8
 
 const PREFIX = 'sticky-listen:'
 

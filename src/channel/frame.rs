@@ -9,7 +9,7 @@
 //! | 2 | 2 | count: the version in a hello; connections in deliver and returned; sockets in inherit; the word's number in a secret; else zero |
 //! | 4 | 4 | in a deliver: [when it was sent](super::clock); in adopted: microseconds since the first of them was sent; in listen and inherit: the backlog; else zero |
 //! | 8 | 8 | sequence number of the first (deliver, returned) or last (adopted) connection; in listen, release and released the number of the loan; the word of a secret; in inherit how many sockets are still to come; else zero |
-//! | 16 | 4 | the slot (deliver, listen, release, released); else zero |
+//! | 16 | 4 | the slot (deliver, listen, release, released); in inherit how many slots there are; else zero |
 //!
 //! The worker says hello once. A primary that speaks another version answers with its own hello, and closes. Otherwise it
 //! delivers connections, numbered from zero without gaps; each deliver frame is of one slot, and carries its connections'
@@ -30,7 +30,7 @@
 use super::clock::Stamp;
 
 /// The version of these words, on which the two ends must agree. It goes with the one of `lib/messages.js`.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 
 /// Bytes of a frame.
 pub const FRAME_LEN: usize = 20;
@@ -113,6 +113,8 @@ pub enum Frame {
         backlog: u32,
         /// How many are still to come.
         left: u32,
+        /// How many slots there are.
+        slots: u32,
     },
     /// Successor to primary: it serves from now on. Primary to successor: another one does.
     TakeOver,
@@ -145,8 +147,8 @@ impl Frame {
             Self::Released(loan) => (7, false, 0, 0, loan.number.into(), loan.slot),
             Self::Counters => (8, false, 0, 0, 0, 0),
             Self::Secret { index, word } => (9, false, index, 0, word, 0),
-            Self::Inherit { steered, count, backlog, left } => {
-                (10, steered, count, backlog, left.into(), 0)
+            Self::Inherit { steered, count, backlog, left, slots } => {
+                (10, steered, count, backlog, left.into(), slots)
             }
             Self::TakeOver => (11, false, 0, 0, 0, 0),
         };
@@ -186,9 +188,9 @@ impl Frame {
             (7, 0, 0) if count == 0 => loan.map(Self::Released).map_err(|_| Malformed),
             (8, 0, 0) if count == 0 && seq == 0 && slot == 0 => Ok(Self::Counters),
             (9, 0, 0) if slot == 0 => Ok(Self::Secret { index: count, word: seq }),
-            (10, _, backlog) if (1..=MAX_BATCH).contains(&count) && slot == 0 => {
+            (10, _, backlog) if (1..=MAX_BATCH).contains(&count) => {
                 let left = u32::try_from(seq).map_err(|_| Malformed)?;
-                Ok(Self::Inherit { steered: flag == 1, count, backlog, left })
+                Ok(Self::Inherit { steered: flag == 1, count, backlog, left, slots: slot })
             }
             (11, 0, 0) if count == 0 && seq == 0 && slot == 0 => Ok(Self::TakeOver),
             _ => Err(Malformed),
@@ -251,9 +253,9 @@ mod tests {
             loans().prop_map(Frame::Released),
             Just(Frame::Counters),
             any::<(u16, u64)>().prop_map(|(index, word)| Frame::Secret { index, word }),
-            (any::<bool>(), 1..=MAX_BATCH, any::<(u32, u32)>()).prop_map(
-                |(steered, count, (backlog, left))| {
-                    Frame::Inherit { steered, count, backlog, left }
+            (any::<bool>(), 1..=MAX_BATCH, any::<(u32, u32, u32)>()).prop_map(
+                |(steered, count, (backlog, left, slots))| {
+                    Frame::Inherit { steered, count, backlog, left, slots }
                 }
             ),
             Just(Frame::TakeOver),

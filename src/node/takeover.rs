@@ -32,6 +32,12 @@ impl Inheritance {
         self.native.as_ref().is_some_and(|native| native.steered)
     }
 
+    /// How many slots it has.
+    #[napi(getter)]
+    pub fn slots(&self) -> u32 {
+        self.native.as_ref().map_or(0, |native| native.slots)
+    }
+
     /// A copy of a listening socket, the caller's to close.
     #[napi]
     pub fn socket(&self) -> Result<i32> {

@@ -112,6 +112,7 @@ impl Core {
                 count: u16::try_from(batch.len()).unwrap_or(MAX_BATCH),
                 backlog: u32::try_from(backlog).unwrap_or(0),
                 left: u32::try_from(left).unwrap_or(0),
+                slots: state.handover.queue().table().len(),
             };
             let fds: Vec<_> = batch.iter().map(|socket| socket.as_fd()).collect();
             // There is room for all of it; else it gives up, and may come again.

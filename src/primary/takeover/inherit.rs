@@ -32,6 +32,8 @@ pub struct Inheritance {
     pub steered: bool,
     /// Their backlog.
     pub backlog: i32,
+    /// How many slots it has.
+    pub slots: u32,
     /// The channel to it.
     pub channel: Intake,
 }
@@ -75,14 +77,14 @@ fn ask(path: &Path, by: Instant) -> io::Result<Inheritance> {
             Frame::Secret { index, word } if usize::from(index) < SECRETS => {
                 secrets[usize::from(index)] = word;
             }
-            Frame::Inherit { steered, count, backlog, left } => {
+            Frame::Inherit { steered, count, backlog, left, slots } => {
                 if fds.len() != usize::from(count) {
                     return Err(Errno::EMFILE.into());
                 }
                 sockets.extend(fds);
                 if left == 0 {
                     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-                    return Ok(Inheritance { secrets, sockets, steered, backlog, channel });
+                    return Ok(Inheritance { secrets, sockets, steered, backlog, slots, channel });
                 }
             }
             _ => return Err(io::ErrorKind::InvalidData.into()),

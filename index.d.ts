@@ -398,6 +398,10 @@ declare namespace sticky {
     slot: [event: SlotEvent]
     worker: [event: WorkerEvent]
     refuse: [event: RefuseEvent]
+    /** It serves from now on, in the place of the version before (the option `takeOver`). */
+    takeover: []
+    /** Another version serves from now on. What waits here is passed on, and `'close'` follows. */
+    superseded: []
   }
 
   /**

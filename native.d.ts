@@ -74,6 +74,8 @@ export declare class Inheritance {
   get secrets(): Uint8Array | null
   /** Whether the kernel steers. */
   get steered(): boolean
+  /** How many slots it has. */
+  get slots(): number
   /** A copy of a listening socket, the caller's to close. */
   socket(): number
 }

@@ -27,6 +27,10 @@ const REFRESH_INTERVAL = 1000
 // Bytes of the key under which clients are hashed. What follows is that of tokens.
 const KEY_LENGTH = 8
 
+// A version with fewer slots than the one before may have workers that are still to come. It takes over when for so long,
+// in milliseconds, none has.
+const FEWER_SLOTS_AFTER = 10_000
+
 // Channels that a worker may have to a balancer. It needs one; those of servers that it has closed end soon. More would
 // only take the primary's descriptors.
 const MAX_CHANNELS = 8
@@ -78,6 +82,10 @@ class Session {
   #obstacle
   /** @type {native.Inheritance | undefined} until it takes over */
   #inheritance
+  /** How many slots the primary has that it takes over from. */
+  #slotsBefore
+  /** When the table grew last. */
+  #grewAt = performance.now()
   #tableFailed = false
   #closing = false
   #draining = false
@@ -106,6 +114,8 @@ class Session {
     this.#activeWorkers = activeWorkers
     this.#obstacle = obstacle
     this.#inheritance = inheritance
+    // Native code takes the inheritance away.
+    this.#slotsBefore = inheritance?.slots ?? 0
     const secrets = (options.seeded ? undefined : inheritance?.secrets) ?? options.secrets
     const [key, tokenKey] = [secrets.subarray(0, KEY_LENGTH), secrets.subarray(KEY_LENGTH)].map((part) =>
       Buffer.from(part),
@@ -176,7 +186,8 @@ class Session {
     listening.add(this)
     const path = typeof this.#address === 'string' && this.#isOneClient ? this.#address : undefined
     this.#advice = new Advice(this.#options, path)
-    if (this.#inheritance) debug('waits until all slots have workers, to take over')
+    if (this.#inheritance)
+      debug('waits until all slots have workers, to take over; before there were %d', this.#slotsBefore)
     else this.#offer()
     workers().on('change', this.#onChange)
     this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
@@ -268,8 +279,13 @@ class Session {
       this.#connect(member)
       return this.#channelOf.get(member) ?? native.PENDING
     })
-    if (table.length === this.#table.length && table.every((entry, slot) => entry === this.#table[slot])) return
+    if (table.length === this.#table.length && table.every((entry, slot) => entry === this.#table[slot])) {
+      // What has not changed for long enough may be all that there will be.
+      this.#takeOverIfReady()
+      return
+    }
     debug('slots: %j', table)
+    if (table.length > this.#table.length) this.#grewAt = performance.now()
     this.#table = table
     this.#native.setTable(table)
     this.#tellSlots('replaced')
@@ -280,8 +296,8 @@ class Session {
    * @param {import('../..').EndReason | 'replaced'} reason why a slot may have lost its worker
    */
   #tellSlots(reason) {
-    const serving = this.#native.stats().slots.map(({ channel }) => channel)
-    if (this.#inheritance && serving.length > 0 && serving.every(Boolean)) this.#native.takeOver()
+    this.#takeOverIfReady()
+    const serving = this.#serving
     this.#tellWorkers(serving)
     const servers = serving.map((channel) => {
       const member = this.#channels.get(channel)?.member
@@ -290,12 +306,30 @@ class Session {
     this.#events.follow(servers, reason)
   }
 
+  /** The channel that serves each slot, or 0. */
+  get #serving() {
+    return this.#native.stats().slots.map(({ channel }) => channel)
+  }
+
+  /**
+   * Takes over once all slots have workers, and there are as many as before. Where tables grow as workers come, the first of
+   * them is a whole table, and would have to do the work of all.
+   */
+  #takeOverIfReady() {
+    if (!this.#inheritance) return
+    const serving = this.#serving
+    if (serving.length === 0 || !serving.every(Boolean)) return
+    const settled = performance.now() - this.#grewAt >= FEWER_SLOTS_AFTER
+    if (serving.length >= this.#slotsBefore || settled) this.#native.takeOver()
+  }
+
   /** Serves in the place of the primary before. */
   #onTookOver() {
     debug('takes over')
     this.#inheritance = undefined
     this.#offer()
     this.#tellSlots('replaced')
+    process.nextTick(() => this.#server.emit('takeover'))
   }
 
   /** Yet another version was ready first, and serves. */
@@ -415,6 +449,7 @@ class Session {
     } else if (kind === 'superseded' && !this.#closing) {
       debug('another primary has taken over')
       this.#tellSlots('replaced')
+      process.nextTick(() => this.#server.emit('superseded'))
       this.#server.close()
     } else if (kind === 'took-over' && !this.#closing) {
       this.#onTookOver()

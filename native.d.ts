@@ -76,6 +76,8 @@ export declare class Inheritance {
   get steered(): boolean
   /** How many slots it has. */
   get slots(): number
+  /** Whether its sockets take IPv6 alone. */
+  get ipv6Only(): boolean
   /** A copy of a listening socket, the caller's to close. */
   socket(): number
 }

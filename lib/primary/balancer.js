@@ -3,6 +3,7 @@
 // The balancer of the primary process: a `net.Server` whose connections are accepted and handed to
 // workers by native code. No connection is ever seen here.
 
+const cluster = require('node:cluster')
 const net = require('node:net')
 const { cannotTakeOver, invalidArgType, invalidArgValue, kernelCannotSteer } = require('../errors')
 const { balancerOptions } = require('../options')
@@ -13,6 +14,9 @@ const { PATH, obstacleIn, obstacleTo, obstacleToTakeOver } = require('./steering
 const native = require('../../native')
 
 /** @typedef {InstanceType<typeof Session>} BalancerSession */
+
+// Node's flag for the option `ipv6Only` of listen().
+const IPV6_ONLY = 1
 
 const NO_STATS = {
   accepted: 0,
@@ -103,21 +107,22 @@ class Balancer extends net.Server {
       if (this.#inheritance?.steered === false) this.#obstacleHere ??= 'the socket that was taken over is a single one'
       if (steering === 'kernel' && this.#obstacleHere) throw kernelCannotSteer(this.#obstacleHere)
       if (!this.#inheritance) return listen2(address, port, addressType, backlog, fd, flags)
+      const { ipv6Only } = this.#inheritance
       // To Node it is a socket that was given.
       listen2(null, null, null, backlog, this.#inheritance.socket())
-      const inherited = /** @type {net.AddressInfo} */ (this.address())
-      const asked = `${address ?? 'all addresses'} and port ${port}`
-      if ((!port || inherited.port === port) && isSameHost(inherited.address, address)) return
+      const there = addressOf(this.address(), ipv6Only)
+      const asked = { host: address, port, ipv6Only: Boolean(flags && flags & IPV6_ONLY) }
+      if (isMet(asked, there)) return
       this.close()
       throw cannotTakeOver(
         `${takeOver}`,
-        `who offers it listens at ${inherited.address} and port ${inherited.port}, and this listen() says ${asked}`,
+        `who offers it listens at ${inWords(there)}, and this listen() says ${inWords(asked)}`,
       )
     } catch (error) {
       this.#inheritance = undefined
       Object.assign(this, { _handle: null })
-      // A host is looked up first, and then nobody is there to catch it.
-      if (typeof address !== 'string' || addressType === PATH) throw error
+      // A host is looked up first, or the primary of a cluster asked, and then nobody is there to catch it.
+      if (!cluster.isWorker && (typeof address !== 'string' || addressType === PATH)) throw error
       process.nextTick(() => this.emit('error', error))
     }
   }
@@ -183,13 +188,34 @@ function inherit(path, obstacle = native.offerObstacle(path) ?? undefined) {
   }
 }
 
+/** @typedef {{ host: string | null, port: number | null, ipv6Only: boolean }} Address */
+
 /**
- * @param {string} inherited
- * @param {string | null} asked
+ * @param {any} address
+ * @param {boolean} ipv6Only
+ * @returns {Address}
  */
-function isSameHost(inherited, asked) {
-  const ALL = ['::', '0.0.0.0']
-  return asked === null || ALL.includes(asked) ? ALL.includes(inherited) : asked === inherited
+function addressOf(address, ipv6Only) {
+  return { host: address.address, port: address.port, ipv6Only }
+}
+
+/**
+ * Whether a listen() may get the socket that there is.
+ * @param {Address} asked
+ * @param {Address} there
+ */
+function isMet(asked, there) {
+  const host = `${there.host}`
+  // Without a host Node takes all addresses, of IPv6 too where the system has it.
+  const sameHost = asked.host === null ? ['::', '0.0.0.0'].includes(host) : asked.host === host
+  return (
+    sameHost && (!asked.port || asked.port === there.port) && (net.isIPv4(host) || asked.ipv6Only === there.ipv6Only)
+  )
+}
+
+/** @param {Address} address */
+function inWords({ host, port, ipv6Only }) {
+  return `${host ?? 'all addresses'} and port ${port}${ipv6Only ? ', for IPv6 only' : ''}`
 }
 
 /** @param {string} name */

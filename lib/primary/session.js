@@ -3,6 +3,7 @@
 // A balancer from listen() to close(): keeps the native side's table of slots in step with the
 // manager's, and hands each worker its private channel.
 
+const fs = require('node:fs')
 const { inspect } = require('node:util')
 const { nativeSessions } = require('../affinity')
 const debug = require('../debug')
@@ -86,6 +87,8 @@ class Session {
   #slotsBefore
   /** When the table grew last. */
   #grewAt = performance.now()
+  /** @type {boolean | null} whether another primary can take over; null: it could not be made so */
+  #offered = false
   #tableFailed = false
   #closing = false
   #draining = false
@@ -190,7 +193,10 @@ class Session {
       debug('waits until all slots have workers, to take over; before there were %d', this.#slotsBefore)
     else this.#offer()
     workers().on('change', this.#onChange)
-    this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
+    this.#timer = setInterval(() => {
+      this.#refresh()
+      this.#keepOffering()
+    }, REFRESH_INTERVAL).unref()
     this.#refresh()
   }
 
@@ -345,9 +351,19 @@ class Session {
     if (takeOver === undefined) return
     try {
       this.#native.offer(takeOver)
+      this.#offered = true
     } catch (error) {
-      warnings.notOffered(takeOver, /** @type {Error} */ (error).message)
+      // Said once; it is tried again and again.
+      if (this.#offered !== null) warnings.notOffered(takeOver, /** @type {Error} */ (error).message)
+      this.#offered = null
     }
+  }
+
+  /** Offers again what could not be offered, or whose file is gone: some programs remove old files. */
+  #keepOffering() {
+    const { takeOver } = this.#options
+    if (takeOver === undefined || this.#offered === false || this.#closing) return
+    if (this.#offered === null || !fs.existsSync(takeOver)) this.#offer()
   }
 
   /**

@@ -11,6 +11,8 @@ const REUSE_PORT = 2
 // Node's number for a path instead of an address.
 const PATH = -1
 
+const CLUSTER_WORKER = 'this process is a worker of node:cluster, whose primary listens in its place'
+
 /**
  * Why the kernel cannot steer a balancer's connections, wherever it listens; `undefined` if it can.
  * @param {import('../options').Options} options
@@ -19,7 +21,7 @@ function obstacleIn({ affinity, behindProxy, proxyProtocol }) {
   if (affinity) return 'with affinity a request within the connection shows the session'
   if (behindProxy) return 'with behindProxy a header within the connection names the client'
   if (proxyProtocol) return 'with proxyProtocol the connection begins with what names the client'
-  if (cluster.isWorker) return 'the primary process of a cluster listens for its workers'
+  if (cluster.isWorker) return CLUSTER_WORKER
   return native.steeringObstacle() ?? undefined
 }
 
@@ -44,7 +46,7 @@ function obstacleTo(handle, addressType, fd, flags = 0) {
  * @param {unknown} fd
  */
 function obstacleToTakeOver(handle, addressType, fd) {
-  if (cluster.isWorker) return 'the primary process of a cluster listens for its workers'
+  if (cluster.isWorker) return CLUSTER_WORKER
   if (handle || typeof fd === 'number' || addressType === PATH) return 'listen() has to be given a port'
 }
 

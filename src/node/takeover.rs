@@ -38,6 +38,13 @@ impl Inheritance {
         self.native.as_ref().map_or(0, |native| native.slots)
     }
 
+    /// Whether its sockets take IPv6 alone.
+    #[napi(getter)]
+    pub fn ipv6_only(&self) -> bool {
+        let first = self.native.as_ref().and_then(|native| native.sockets.first());
+        first.is_some_and(|socket| socket::is_ipv6_only(socket.as_fd()))
+    }
+
     /// A copy of a listening socket, the caller's to close.
     #[napi]
     pub fn socket(&self) -> Result<i32> {

@@ -74,18 +74,20 @@ pub(super) async fn follow_predecessor(
     channel: Intake,
     socket: AsyncFd<Arc<OwnedFd>>,
 ) {
-    if hear_predecessor(&core, channel, socket).await == Heard::Outrun {
-        core.outrun();
-        return;
+    match hear_predecessor(&core, channel, socket).await {
+        Heard::Outrun => core.outrun(),
+        Heard::End { told } => core.serve(told).await,
     }
-    core.serve().await;
 }
 
 /// How a predecessor has ended.
 #[derive(PartialEq, Eq)]
 enum Heard {
     /// It is gone.
-    End,
+    End {
+        /// Whether it was told that this one serves.
+        told: bool,
+    },
     /// It has given its place to another one.
     Outrun,
 }
@@ -102,30 +104,30 @@ async fn hear_predecessor(
             () = core.taken_over(), if !told => {
                 told = true;
                 if channel.take_over().is_err() {
-                    return Heard::End;
+                    return Heard::End { told };
                 }
                 continue;
             }
             ready = socket.readable() => ready,
         };
-        let Ok(mut ready) = ready else { return Heard::End };
+        let Ok(mut ready) = ready else { return Heard::End { told } };
         match channel.receive() {
             Ok(Some(Message::Inherited { sockets, left })) => {
                 inherited.extend(sockets);
                 if left == 0 {
                     core.inherit(std::mem::take(&mut inherited));
-                    core.serve().await;
+                    core.serve(true).await;
                 }
             }
             Ok(Some(Message::Connections(delivery))) => {
                 if channel.acknowledge().is_err() {
-                    return Heard::End;
+                    return Heard::End { told };
                 }
                 core.take_in(delivery);
             }
             Ok(Some(Message::Outrun)) => return Heard::Outrun,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Ok(_) | Err(_) => return Heard::End,
+            Ok(_) | Err(_) => return Heard::End { told },
         }
     }
 }

@@ -49,6 +49,11 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     Ok(Accepted { fd, peer: ip(&storage)? })
 }
 
+/// Whether a listening socket takes connections of IPv6 alone.
+pub fn is_ipv6_only(listener: BorrowedFd<'_>) -> bool {
+    socket::getsockopt(&listener, socket::sockopt::Ipv6V6Only).unwrap_or(false)
+}
+
 /// What `accept4` does in the same call elsewhere.
 #[cfg(not(target_os = "linux"))]
 fn set_flags(fd: &OwnedFd) -> io::Result<()> {

@@ -90,6 +90,7 @@ impl Core {
             Some(Closing { by, settled: false }) if *by > now => Some(*by),
             _ => None,
         };
-        [handover, steering, state.retry_at, starving, settle].into_iter().flatten().min()
+        let due = [handover, steering, state.retry_at, state.held_until, starving, settle];
+        due.into_iter().flatten().min()
     }
 }

@@ -53,6 +53,10 @@ struct State {
     steering: Option<Steering>,
     /// Where it does not: the sockets that we accept from, and their backlog.
     listening: (Vec<Arc<OwnedFd>>, i32),
+    /// Whether the sockets come from another primary, whose workers may have them as well.
+    inherited: bool,
+    /// Until when nobody accepts, unless there is a worker before.
+    held_until: Option<Instant>,
     /// Another primary has our sockets, and serves in our place.
     superseded: bool,
     /// What we have of another primary, until we serve in its place.
@@ -96,6 +100,12 @@ impl State {
         self.handover.unsettled() + self.refusing
     }
 
+    /// Lets go of the sockets that we accept from. Returns those that have to be shut down, as others may have them.
+    fn take_listening(&mut self, superseded: bool) -> Vec<Arc<OwnedFd>> {
+        let sockets = std::mem::take(&mut self.listening.0);
+        if self.inherited && !superseded { sockets } else { Vec::new() }
+    }
+
     /// Closes the channels.
     fn settle(&mut self) {
         if let Some(steering) = &mut self.steering {
@@ -123,6 +133,8 @@ impl Core {
             handover: HandOver::new(hasher, config.limits, identify, now),
             steering: None,
             listening: (Vec::new(), 0),
+            inherited: false,
+            held_until: None,
             superseded: false,
             standby: None,
             accept_loops: AcceptLoops::default(),
@@ -256,7 +268,9 @@ impl Core {
                 }
             }
         }
-        state.listening.0.clear();
+        for socket in state.take_listening(superseded) {
+            let _ = socket::shutdown(socket.as_fd());
+        }
         state.standby = None;
         state.spare = Spare::default();
         state.channels.close();

@@ -75,20 +75,20 @@ impl Core {
             // Who waits to take over has all sockets, and what is queued there.
             state.superseded |= state.channels.has_successor();
             let released = state.accept_loops.close();
-            state.listening.0.clear();
+            let mut sockets = state.take_listening(state.superseded);
             state.standby = None;
             state.spare = Spare::default();
             if let Some(steering) = &mut state.steering {
-                let sockets = steering.close(&mut state.channels);
+                let steered = steering.close(&mut state.channels);
                 // What is queued there is another's.
-                let sockets = if state.superseded { Vec::new() } else { sockets };
-                for socket in sockets {
-                    let mut accepted = accept::drain(&socket);
-                    let mut turn = Turn { accepted: &mut accepted, shed: 0 };
-                    state.handover.admit(&mut turn, &mut state.channels, now);
-                    // Workers share it, and may take their time to close it.
-                    let _ = socket::shutdown(socket.as_fd());
-                }
+                sockets.extend(steered.into_iter().filter(|_| !state.superseded));
+            }
+            for socket in sockets {
+                let mut accepted = accept::drain(&socket);
+                let mut turn = Turn { accepted: &mut accepted, shed: 0 };
+                state.handover.admit(&mut turn, &mut state.channels, now);
+                // Workers share it, and may take their time to close it.
+                let _ = socket::shutdown(socket.as_fd());
             }
             released
         })
@@ -103,10 +103,18 @@ impl Core {
             drop(state.accept_loops.close());
             return;
         }
+        if let Some(until) = state.held_until
+            && (until <= now
+                || state.handover.queue().table().all_serving().flatten().next().is_some())
+        {
+            state.held_until = None;
+            self.accept_what_was_held(state, now);
+        }
+        let held = state.held_until.is_some();
         let Some(steering) = &mut state.steering else { return };
         steering.follow(state.handover.queue().table(), &mut state.channels, now);
         let sockets: Vec<_> =
-            steering.sockets().map(|(socket, open)| (Arc::clone(socket), open)).collect();
+            steering.sockets().map(|(socket, open)| (Arc::clone(socket), open && !held)).collect();
         state.retry_at = state.retry_at.filter(|&retry| retry > now);
         let mut shed = 0;
         for (index, (socket, open)) in sockets.into_iter().enumerate() {
@@ -122,7 +130,7 @@ impl Core {
                     shed += state.spare.shed(&socket);
                 }
             }
-            if !open && steering.is_quiet(index, now) {
+            if !open && !held && steering.is_quiet(index, now) {
                 state.accept_loops.set_alarm(index, || self.start_alarm(index, socket));
             } else {
                 state.accept_loops.clear_alarm(index);
@@ -131,6 +139,17 @@ impl Core {
         if shed > 0 {
             state.handover.count_shed(shed);
             self.take_effect(state, now);
+        }
+    }
+
+    /// Accepts from the sockets that were [held](State::held_until), where the kernel does not steer.
+    fn accept_what_was_held(self: &Arc<Self>, state: &mut State, now: Instant) {
+        for (index, socket) in state.listening.0.iter().enumerate() {
+            let start = || self.start_accepting(socket);
+            if state.accept_loops.start(index, now, start).is_some() {
+                // No descriptors.
+                state.held_until = Some(now + RETRY);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Core, RETRY, State};
 use crate::channel::frame::{Frame, MAX_BATCH};
@@ -13,6 +14,9 @@ use crate::primary::report::Report;
 use crate::primary::workers::channel::{End, Sent};
 use crate::primary::workers::table::Channel;
 use crate::worker::intake::Delivery;
+
+/// How long connections wait for the first worker where there is no other primary any more.
+const HELD: Duration = Duration::from_secs(60);
 
 /// The sockets of another primary, which accepts from them.
 pub(super) struct Standby {
@@ -40,18 +44,28 @@ impl Core {
         }
     }
 
-    /// Serves in the place of another primary. Nothing happens where that is so already.
-    pub(in crate::primary) async fn serve(self: &Arc<Self>) {
+    /// Serves in the place of another primary. Nothing happens where that is so already. Where this one was not ready for
+    /// it, who comes waits in the queue of the kernel for the first worker.
+    pub(in crate::primary) async fn serve(self: &Arc<Self>, ready: bool) {
         // Without descriptors for that: there is no other to do it.
-        while self.try_to_serve().is_err() {
+        while self.try_to_serve(ready).is_err() {
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    fn try_to_serve(self: &Arc<Self>) -> io::Result<()> {
-        let standby = self.lock().standby.take();
+    fn try_to_serve(self: &Arc<Self>, ready: bool) -> io::Result<()> {
+        let standby = {
+            let mut state = self.lock();
+            let standby = state.standby.take();
+            if standby.is_some() {
+                state.inherited = true;
+                state.held_until = (!ready).then(|| Instant::now() + HELD);
+            }
+            standby
+        };
         let Some(Standby { sockets, backlog, way }) = standby else { return Ok(()) };
         match way {
+            Way::HandOver if !ready => self.ask(|state, _| state.listening = (sockets, backlog)),
             Way::HandOver => {
                 if let Err(error) = self.accept_from(sockets.clone(), backlog) {
                     self.lock().standby = Some(Standby { sockets, backlog, way });

@@ -19,6 +19,9 @@ use crate::worker::intake::Intake;
 /// The thread that answers does nothing for longer than some milliseconds.
 const TIME: Duration = Duration::from_secs(5);
 
+/// For how long there may be nobody between one version and the next. After a crash it costs the next one this time.
+const ABSENCE: Duration = Duration::from_millis(250);
+
 /// When to ask again where the one that answers is just being replaced, or has no room.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -40,15 +43,21 @@ pub struct Inheritance {
 
 /// Asks whoever offers itself at this path. `None`: nobody does.
 pub fn inherit(path: &Path) -> io::Result<Option<Inheritance>> {
-    let by = Instant::now() + TIME;
+    let began = Instant::now();
     let path = offer::place(path)?;
     loop {
-        match ask(&path, by) {
-            // Nobody waits there, or somebody with no room for one more, or one that is just being replaced.
-            Err(error) if is_nobody(&error) => return Ok(None),
-            Err(error) if may_change(&error) && Instant::now() < by => thread::sleep(RETRY),
+        let (error, time) = match ask(&path, began + TIME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // Nobody, or one that has just been replaced, and not at its place yet.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => (None, ABSENCE),
+            // Somebody with no room for one more, or one that is just being replaced.
+            Err(error) if may_change(&error) => (Some(error), TIME),
             inherited => return inherited.map(Some),
+        };
+        if began.elapsed() >= time {
+            return error.map_or(Ok(None), Err);
         }
+        thread::sleep(RETRY);
     }
 }
 
@@ -90,10 +99,6 @@ fn ask(path: &Path, by: Instant) -> io::Result<Inheritance> {
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
-}
-
-fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn may_change(error: &io::Error) -> bool {

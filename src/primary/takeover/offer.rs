@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{AddressFamily, UnixAddr, bind};
@@ -31,7 +31,7 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     let path = place(path)?;
     let listener = socket::stream(AddressFamily::Unix)?;
     // In one step, so that there always is one that answers.
-    let new = path.with_file_name(format!(".{}", std::process::id()));
+    let new = beside(&path);
     let _ = fs::remove_file(&new);
     // On Linux the file is made with this mode.
     let _ = fchmod(&listener, Mode::from_bits_truncate(MODE as nix::libc::mode_t));
@@ -52,7 +52,7 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Where a path leads to, without links that could lead elsewhere later; if no other user can put something in the place of
-/// ours there.
+/// ours there, and nothing is there already that is not ours.
 pub fn place(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -67,7 +67,23 @@ pub fn place(path: &Path) -> io::Result<PathBuf> {
             return Err(io::Error::other(reason));
         }
     }
-    Ok(folder.join(name))
+    let path = folder.join(name);
+    for path in [&path, &beside(&path)] {
+        if UnixAddr::new(path).is_err() {
+            let path = path.display();
+            return Err(io::Error::other(format!("{path} is too long for a socket's name")));
+        }
+    }
+    // Listening there replaces it.
+    if fs::symlink_metadata(&path).is_ok_and(|about| !about.file_type().is_socket()) {
+        return Err(io::Error::other(format!("{} exists and is no socket", path.display())));
+    }
+    Ok(path)
+}
+
+/// Where a socket is made that is to take the place of the one at a path.
+fn beside(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{:x}", std::process::id()))
 }
 
 #[cfg(test)]
@@ -111,5 +127,25 @@ mod tests {
         assert!(listen(&within.join("socket")).is_ok());
         fs::remove_dir_all(shared).unwrap();
         assert!(listen(Path::new("/nowhere/socket")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_socket_stays_as_it_is() {
+        let private = folder("occupied", 0o700);
+        let path = private.join("settings");
+        fs::write(&path, "precious").unwrap();
+        let link = private.join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let within = private.join("within");
+        fs::create_dir(&within).unwrap();
+        for occupied in [&path, &link, &within] {
+            let error = listen(occupied).unwrap_err().to_string();
+            assert!(error.ends_with("exists and is no socket"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert_eq!(fs::read_dir(&private).unwrap().count(), 3);
+        let long = private.join("x".repeat(120));
+        assert!(listen(&long).unwrap_err().to_string().contains("too long"));
+        fs::remove_dir_all(private).unwrap();
     }
 }

@@ -145,6 +145,16 @@ for (const policy of ['SCHED_RR', 'SCHED_NONE']) {
   })
 }
 
+test('what listen() cannot do in a worker of node:cluster is an error event', TIMEOUT, async (t) => {
+  for (const host of [null, '127.0.0.1']) {
+    const options = { takeOver: path.join(directory(t), 'socket'), host }
+    const fixture = start(t, 'net-server-in-cluster.js', { args: [cluster.SCHED_RR, options] })
+    const { code, message } = await said(fixture, 'error')
+    assert.equal(code, 'ERR_STICKY_TAKE_OVER')
+    assert.match(message, /this process is a worker of node:cluster/)
+  }
+})
+
 test('require and createBalancer alone start no thread and open no descriptor', { skip: !LINUX }, async (t) => {
   const fixture = start(t, 'net-server-process.js', { args: ['required'] })
   const { before, required, created } = await said(fixture, 'counts')

@@ -253,6 +253,59 @@ test('node:cluster, rolling replacement: disconnect() and fork(), one by one; no
   assert.equal((await primary.call('stats')).refused, 0)
 })
 
+test('node:cluster, drained and then replaced: another worker stands in, and no worker changes its slot', async (t) => {
+  const { primary, port } = await managed(t, 'cluster')
+  const [first, ...others] = await served(primary, 3)
+  const slots = await slotsOf(primary, port)
+  const client = slots.indexOf(0)
+  const { adopted } = await primary.call('stats')
+  const slow = request(port, { localAddress: loopback(client), path: '/slow/2000' })
+  await until(async () => (await primary.call('stats')).adopted > adopted)
+  await primary.call('disconnect', first)
+  // It lives, and nobody has been forked.
+  const [standIn] = await until(async () => {
+    const { slots: now } = await primary.call('stats')
+    return now[0].pid !== first && now[0].pid !== null && now.map(({ pid }) => pid)
+  })
+  assert.deepEqual((await primary.call('stats')).slots.map(({ pid }) => pid).slice(1), others)
+  assert.ok(others.includes(standIn))
+  assert.equal((await request(port, { localAddress: loopback(client) })).body, `${standIn}`)
+  assert.deepEqual([(await slow).status, (await slow).body], [200, `${first}`])
+  assert.equal(await primary.next('exit'), first)
+  const successor = await primary.call('fork')
+  await served(primary, [successor, ...others])
+  assert.equal((await request(port, { localAddress: loopback(client) })).body, `${successor}`)
+  assert.equal((await primary.call('stats')).refused, 0)
+})
+
+test('node:cluster, a worker that goes for good: another stands in, and then the last one moves into its place', async (t) => {
+  const { primary, port } = await managed(t, 'cluster')
+  const [first, second, third] = await served(primary, 3)
+  await primary.call('disconnect', first)
+  await served(primary, [second, second, third])
+  await workersOf(port)
+  await served(primary, [third, second])
+  // The last one is nobody's neighbour.
+  await primary.call('disconnect', second)
+  await served(primary, [third])
+  assert.deepEqual(new Set(await workersOf(port)), new Set([third]))
+  assert.equal((await primary.call('stats')).refused, 0)
+})
+
+test('node:cluster, a successor that starts slowly: another worker stands in, and no worker changes its slot', async (t) => {
+  const { primary, port } = await managed(t, 'cluster')
+  const [first, ...others] = await served(primary, 3)
+  signal(first, 'SIGSTOP')
+  const late = await primary.call('fork', 'late-worker.js')
+  await primary.call('disconnect', first)
+  signal(first, 'SIGKILL')
+  await served(primary, [others[0], ...others])
+  await workersOf(port)
+  await primary.call('tell', late, 'listen')
+  await served(primary, [late, ...others])
+  assert.equal((await primary.call('stats')).refused, 0)
+})
+
 test('a pool of children whose array shrinks with each death and grows with each successor', async (t) => {
   const { primary, port } = await managed(t, 'pool')
   for (let round = 0; round < 3; round++) {

@@ -2,30 +2,51 @@
 
 // The table for programs that have no manager with one of its own: the workers of `node:cluster` that
 // called `listen`. A slot belongs to a worker until it goes; who comes next takes its place, so that
-// a respawn moves nobody. When a worker that was told to go is gone and none is starting, the last
-// slot's worker moves into its place: its successor, if that came before it went.
+// a respawn moves nobody. Until then another worker stands in for it, beside its own slot, so that its
+// clients are served and those of all others stay where they are. If nobody comes, the last slot's
+// worker moves into its place, and the table shrinks.
 
 const cluster = require('node:cluster')
 const { workers } = require('./workers')
 
 /** @typedef {InstanceType<typeof import('./workers').Member>} Member */
 
-// How long the place of a worker that is gone waits for a successor before the last worker moves into it
-// and the table shrinks, in milliseconds. A respawned process takes seconds to listen; sooner would move
-// clients of healthy workers on every crash.
-const SHRINK_AFTER = 10_000
+// How long the clients of a worker that is gone wait for its successor before another worker stands in, in milliseconds. A
+// respawned process takes seconds to listen; sooner would move them twice on every crash.
+const STAND_IN_AFTER = 10_000
 
 // The same for a worker that was told to go, when no other is starting; long enough to fork one, and
 // shorter than the default patience with an empty slot.
-const SHRINK_AFTER_LEAVE = 250
+const STAND_IN_AFTER_LEAVE = 250
+
+// How long the place of a process that has exited is kept, while nobody starts who may be its successor, and while
+// somebody does.
+const KEPT = 10_000
+const KEPT_FOR_STARTING = 60_000
+
+// Who came so long after the worker before, and so short a time ago, in milliseconds, came to replace one that goes only
+// then: it is its successor, and not one of those that have been there all the time.
+const SURGE_AFTER = 3000
+const SURGE_FOR = 60_000
+
+/**
+ * @typedef {object} Empty a slot without a worker of its own
+ * @property {Member} gone
+ * @property {boolean} left whether that was told to go
+ * @property {number} since when it could not be reached any more
+ * @property {number} [exited] when its process was found to have exited
+ * @property {Member} [standIn]
+ */
 
 class ClusterSlots {
   #name
   #queried = false
   /** @type {(Member | undefined)[]} */
   #slots = []
-  /** @type {{ since: number, left: boolean }[]} when the slot lost its worker, and whether that was told to go */
+  /** @type {Empty[]} of the slots that have none */
   #empty = []
+  /** When a worker came last for whom the table grew, and whether that was long after the one before. */
+  #grew = { at: Number.NEGATIVE_INFINITY, surge: false }
 
   /** @param {string} name of the servers that count */
   constructor(name) {
@@ -39,43 +60,87 @@ class ClusterSlots {
     for (const [slot, holder] of this.#slots.entries()) {
       if (!holder || holder.connected) continue
       this.#slots[slot] = undefined
-      this.#empty[slot] = { since: now, left: holder.isLeaving }
+      this.#empty[slot] = { gone: holder, left: holder.isLeaving, since: now }
     }
-    for (const worker of Object.values(cluster.workers ?? {})) this.#takeIn(workers().member(worker))
+    for (const worker of Object.values(cluster.workers ?? {})) this.#takeIn(workers().member(worker), now)
     // Those that were there before the first call may have said that they listen before anybody heard.
     this.#queried = true
     this.#shrink(now)
-    return this.#slots.map((holder) => holder?.child)
+    return this.#slots.map((holder, slot) => (holder ?? this.#standIn(slot, now))?.child)
   }
 
   /**
    * Gives a worker a slot once it listens.
    * @param {Member | undefined} member
+   * @param {number} now
    */
-  #takeIn(member) {
+  #takeIn(member, now) {
     if (!member || this.#slots.includes(member)) return
     if (!this.#queried) workers().query(member)
     if (!member.listeners.has(this.#name)) return
     const free = this.#slots.findIndex((holder) => !holder || holder.isLeaving)
-    this.#slots[free === -1 ? this.#slots.length : free] = member
+    if (free !== -1) {
+      this.#slots[free] = member
+      return
+    }
+    this.#grew = { at: now, surge: this.#slots.length > 0 && now - this.#grew.at >= SURGE_AFTER }
+    this.#slots.push(member)
   }
 
-  /** Whether a worker has been forked that may be about to listen. */
-  #awaitsWorker() {
+  /**
+   * Whether a worker has been forked that may be about to listen, after another one.
+   * @param {Member} gone
+   */
+  #awaitsAfter({ clusterWorker }) {
+    const last = clusterWorker?.id ?? 0
     return Object.values(cluster.workers ?? {}).some((worker) => {
-      const member = worker && workers().member(worker)
+      const member = worker && worker.id > last ? workers().member(worker) : undefined
       return member?.connected && !member.isLeaving && !member.listeners.has(this.#name)
     })
+  }
+
+  /**
+   * Who serves a slot that has no worker of its own, if somebody is to.
+   * @param {number} slot
+   * @param {number} now
+   */
+  #standIn(slot, now) {
+    const empty = this.#empty[slot]
+    const soon = empty.left && !this.#awaitsAfter(empty.gone)
+    if (now - empty.since < (soon ? STAND_IN_AFTER_LEAVE : STAND_IN_AFTER)) return
+    // The same for as long as it can.
+    if (!empty.standIn?.connected) {
+      const others = [...this.#slots.slice(slot + 1), ...this.#slots.slice(0, slot)]
+      empty.standIn = others.find((holder) => holder && !holder.isLeaving)
+    }
+    return empty.standIn
+  }
+
+  /**
+   * Whether nobody is going to have a slot any more.
+   * @param {number} slot
+   * @param {number} now
+   */
+  #isOver(slot, now) {
+    const empty = this.#empty[slot]
+    const { gone, left, since } = empty
+    const awaits = this.#awaitsAfter(gone)
+    const { exitCode, signalCode } = gone.child
+    if (exitCode !== null || signalCode !== null) empty.exited ??= now
+    const isLast = slot === this.#slots.length - 1
+    const replaced = this.#grew.surge && now - this.#grew.at < SURGE_FOR
+    // Without those of the last slot nobody else is moved; and who has come to replace it is to have its place.
+    if (left && !awaits && (isLast || replaced)) return now - since >= STAND_IN_AFTER_LEAVE
+    return empty.exited !== undefined && now - empty.exited >= (awaits ? KEPT_FOR_STARTING : KEPT)
   }
 
   /** @param {number} now */
   #shrink(now) {
     const slots = this.#slots
     for (let slot = slots.length - 1; slot >= 0; slot--) {
-      if (slots[slot]) continue
-      const { since, left } = this.#empty[slot]
-      if (now - since < (left && !this.#awaitsWorker() ? SHRINK_AFTER_LEAVE : SHRINK_AFTER)) continue
+      if (slots[slot] || !this.#isOver(slot, now)) continue
       const last = slots.pop()
+      this.#grew.surge = false
       if (slot < slots.length) {
         slots[slot] = last
         this.#empty[slot] = this.#empty[slots.length]

@@ -138,7 +138,7 @@ test('a wrong value is an error that names the option', () => {
   assert.throws(() => createBalancer(none, { activeWorkers: () => [] }), { code, message: /'options\.activeWorkers'/ })
 })
 
-test('all that is documented is taken', () => {
+test('all that is documented is taken', async () => {
   for (const options of [
     { retryDelay: 0, maxRetries: 0 },
     { retryDelay: 0.5, maxRetries: Number.POSITIVE_INFINITY },
@@ -171,6 +171,8 @@ test('all that is documented is taken', () => {
   ]) {
     createBalancer(none, options)
   }
+  // Some of it has no effect, which is a warning.
+  await new Promise(setImmediate)
 })
 
 test('an unknown option is a warning that names it, and a known one that is near', async () => {
@@ -198,6 +200,38 @@ test('an unknown option within another is named with it', async () => {
     const warned = once(process, 'warning')
     createBalancer(none, { affinity })
     assert.match((await warned)[0].message, message)
+  }
+})
+
+test('an option that nothing reads without another is a warning that names both', async (t) => {
+  const messages = []
+  const note = ({ code, message }) => messages.push(`${code}: ${message.replace(/ See .*/, '')}`)
+  process.on('warning', note)
+  t.after(() => process.off('warning', note))
+  const affinity = { query: 'sid' }
+  const any = 'behindProxy or proxyProtocol or affinity'
+  for (const [options, ...expected] of [
+    [{ cipHeader: 'x-real-ip' }, ['cipHeader', 'behindProxy']],
+    [{ cipHeader: 'x-real-ip', behindProxy: false, proxyProtocol: true, affinity }, ['cipHeader', 'behindProxy']],
+    [{ cipHeader: 'x-real-ip', behindProxy: true }],
+    [{ trustProxy: 'loopback', affinity }, ['trustProxy', 'behindProxy or proxyProtocol']],
+    [{ trustProxy: 1, proxyProtocol: true }, ['trustProxy', 'behindProxy']],
+    [{ trustProxy: 'loopback', proxyProtocol: true }],
+    [{ trustProxy: 1, behindProxy: true }],
+    [{ headerTimeout: 100, maxHeaderSize: 1000 }, ['headerTimeout', any], ['maxHeaderSize', any]],
+    [{ headerTimeout: 100, affinity: 'address' }, ['headerTimeout', any]],
+    [{ headerTimeout: 100, maxHeaderSize: 1000, affinity }],
+    [{ headerTimeout: 100, maxHeaderSize: 1000, proxyProtocol: true }],
+    [{ cipHeader: undefined, trustProxy: undefined, headerTimeout: undefined, maxHeaderSize: undefined }],
+  ]) {
+    createBalancer(none, options)
+    await new Promise(setImmediate)
+    assert.deepEqual(
+      messages.splice(0),
+      expected.map(
+        ([option, needed]) => `STICKY_UNUSED_OPTION: The option "${option}" has no effect without ${needed}.`,
+      ),
+    )
   }
 })
 

@@ -10,7 +10,7 @@ const { createBalancer } = require('..')
 const { Advice } = require('../lib/primary/advice')
 const { Refusals } = require('../lib/primary/refusals')
 const { AddressWatch } = require('../lib/worker/sample')
-const { connect, loopback, parallel, request } = require('./support/client')
+const { connect, loopback, parallel, readAll, request } = require('./support/client')
 const { directory } = require('./support/places')
 const { start } = require('./support/process')
 const { TIMEOUT, balancing, listening, served, worker } = require('./support/worker-server')
@@ -186,6 +186,162 @@ test('a path where clients are not told apart is named, unless they are', TIMEOU
       warnings.map(({ code }) => code),
       expected,
     )
+  }
+})
+
+/** Counters of a balancer with these numbers of connections in its slots; `null` is a slot without a worker. */
+const counted = (adopted, others) => ({
+  delivered: 0,
+  refused: 0,
+  rejected: 0,
+  waiting: 0,
+  ...others,
+  slots: adopted.map((count, n) => ({ channel: count === null ? 0 : n + 1, waiting: 0, adopted: count ?? 0 })),
+})
+
+/** The codes of the warnings after each of these counters were looked at. */
+async function looked(t, options, ...counters) {
+  const warnings = record(t)
+  const advice = new Advice({ name: 'default', ...options }, undefined)
+  const after = []
+  for (const one of counters) {
+    advice.look([member(1, ['default'])], () => one)
+    await turn()
+    after.push(warnings.map(({ code }) => code).join())
+  }
+  return after
+}
+
+test('where no connection has had a PROXY header that is said, once there are 100', async (t) => {
+  const none = (rejected, others) => counted([0, 0], { rejected, ...others })
+  const one = 'STICKY_NO_PROXY_HEADER'
+  for (const [options, counters, expected] of [
+    [{ proxyProtocol: true }, [none(99), none(100), none(100_000)], ['', one, one]],
+    // A stranger, or what a proxy sends that checks health, is no reason.
+    [{ proxyProtocol: true }, [none(99, { delivered: 1 }), none(100_000)], ['', '']],
+    [{ proxyProtocol: true }, [none(100, { waiting: 1 }), none(100, { refused: 1 }), none(100)], ['', '', one]],
+    [{ behindProxy: true }, [none(100)], ['']],
+  ]) {
+    assert.deepEqual(await looked(t, options, ...counters), expected)
+  }
+})
+
+test('where all connections behind a proxy go to one slot of several that is said, once there are 1,000', async (t) => {
+  const one = 'STICKY_ONE_ADDRESS'
+  const behindProxy = { behindProxy: true, cipHeader: 'x-forwarded-for' }
+  for (const [options, slots, expected] of [
+    [
+      behindProxy,
+      [
+        [0, 0],
+        [0, 999],
+        [0, 1000],
+        [0, 5000],
+      ],
+      ['', '', one, one],
+    ],
+    [
+      { proxyProtocol: true },
+      [
+        [0, 0],
+        [1000, 0],
+      ],
+      ['', one],
+    ],
+    [
+      { ...behindProxy, affinity: { fallback: 'address' } },
+      [
+        [0, 0],
+        [1000, 0],
+      ],
+      ['', one],
+    ],
+    // New clients go where there is room, or each peer is a client: then workers look.
+    [
+      { ...behindProxy, affinity: { fallback: 'room' } },
+      [
+        [0, 0],
+        [1000, 0],
+      ],
+      ['', ''],
+    ],
+    [
+      {},
+      [
+        [0, 0],
+        [1000, 0],
+      ],
+      ['', ''],
+    ],
+    // Two have had some.
+    [
+      behindProxy,
+      [
+        [0, 0],
+        [1, 1],
+        [5000, 1],
+      ],
+      ['', '', ''],
+    ],
+    // With one slot, or one that is served, all are there; and what was before another came does not count.
+    [behindProxy, [[0], [1000], [1000, 0], [1999, 0], [2000, 0]], ['', '', '', '', one]],
+    [
+      behindProxy,
+      [
+        [0, null],
+        [1000, null],
+        [1000, 0],
+        [2000, 0],
+      ],
+      ['', '', '', one],
+    ],
+    [
+      behindProxy,
+      [
+        [0, 0],
+        [900, 0],
+        [900, 0, 0],
+        [1899, 0, 0],
+        [1900, 0, 0],
+      ],
+      ['', '', '', '', one],
+    ],
+  ]) {
+    assert.deepEqual(await looked(t, options, ...slots.map((adopted) => counted(adopted))), expected)
+  }
+})
+
+test('a proxy without a PROXY header: the balancer says what to do', TIMEOUT, async (t) => {
+  const warned = once(process, 'warning')
+  const balancer = await balancing(t, [await listening(t, 'http')], { proxyProtocol: true })
+  await served(balancer)
+  const { port } = balancer.address()
+  await parallel(100, 16, () => assert.rejects(request(port)))
+  const [{ name, code, message }] = await warned
+  assert.deepEqual([name, code], ['StickyListenWarning', 'STICKY_NO_PROXY_HEADER'])
+  assert.match(message, /^All of the first 100 connections were closed, .* Have the proxy send that header, or leave /)
+})
+
+test('a proxy without the header that names clients: the balancer says what to check', TIMEOUT, async (t) => {
+  for (const [options, remedy] of [
+    [{ behindProxy: true, cipHeader: 'X-Real-IP' }, /the proxy sets the header "x-real-ip" \(the option cipHeader\)/],
+    [{ proxyProtocol: true }, /the PROXY header of the proxy names the client: with LOCAL or UNKNOWN/],
+  ]) {
+    const warned = once(process, 'warning')
+    const balancer = await balancing(t, await Promise.all([listening(t, 'http'), listening(t, 'http')]), options)
+    await served(balancer)
+    const { port } = balancer.address()
+    await parallel(1000, 16, async () => {
+      const socket = await connect(port)
+      socket.write(options.proxyProtocol ? 'PROXY UNKNOWN\r\n' : '')
+      socket.end('GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n')
+      await readAll(socket)
+    })
+    const [{ code, message }] = await warned
+    assert.equal(code, 'STICKY_ONE_ADDRESS')
+    const slot = balancer.stats().slots.findIndex(({ adopted }) => adopted > 0)
+    assert.match(message, new RegExp(`^1000 connections went to slot ${slot}, one of 2, and none to any other`))
+    assert.match(message, remedy)
   }
 })
 

@@ -7,6 +7,7 @@ const { createHash, randomBytes } = require('node:crypto')
 const { checkAffinity } = require('./affinity')
 const { check, checkBoolean, checkInteger, checkNumber, checkOneOf, checkText, checkToken } = require('./checks')
 const { invalidArgType, invalidArgValue } = require('./errors')
+const warnings = require('./warnings')
 const native = require('../native')
 
 const DEFAULT_NAME = 'default'
@@ -67,6 +68,18 @@ const BALANCER_CHECKS = {
   takeOver: checkText,
 }
 
+/**
+ * Options that nothing reads without one of others.
+ * @type {Record<string, (checked: any) => string[]>}
+ */
+const READERS = {
+  cipHeader: () => ['behindProxy'],
+  // Hops are counted in a header; who speaks the PROXY protocol is the peer.
+  trustProxy: ({ hops }) => (hops === undefined ? ['behindProxy', 'proxyProtocol'] : ['behindProxy']),
+  headerTimeout: () => ['behindProxy', 'proxyProtocol', 'affinity'],
+  maxHeaderSize: () => ['behindProxy', 'proxyProtocol', 'affinity'],
+}
+
 /** @type {import('./checks').Checks} */
 const LISTEN_CHECKS = { name: checkText }
 
@@ -88,6 +101,7 @@ function balancerOptions(first, second) {
   if (positional && given.activeWorkers !== undefined && given.activeWorkers !== first) {
     throw invalidArgValue('options.activeWorkers', given.activeWorkers, 'was also given as the first argument')
   }
+  warnOfUnused(given)
   const { seed, ...rest } = given
   return {
     retryDelay: 150,
@@ -106,6 +120,18 @@ function balancerOptions(first, second) {
     ...rest,
     secrets: seed ?? randomBytes(SECRETS_LENGTH),
     seeded: seed !== undefined,
+  }
+}
+
+/**
+ * A warning and no error: programs of version 3 may have any combination.
+ * @param {Record<string, any>} given
+ */
+function warnOfUnused(given) {
+  for (const [option, readers] of Object.entries(READERS)) {
+    if (given[option] === undefined) continue
+    const needed = readers(given[option])
+    if (!needed.some((reader) => given[reader])) warnings.unusedOption(option, needed.join(' or '))
   }
 }
 

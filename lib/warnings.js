@@ -168,17 +168,56 @@ function pathWithoutAddresses(path) {
   )
 }
 
+/** @param {number} count of connections, all that came */
+function noProxyHeader(count) {
+  warn(
+    'STICKY_NO_PROXY_HEADER',
+    `All of the first ${count} connections were closed, as none began with the PROXY header that the option proxyProtocol ` +
+      'requires, or none came from a proxy that trustProxy names. Have the proxy send that header, or leave proxyProtocol out.',
+  )
+}
+
+/**
+ * In the primary, with `behindProxy` or `proxyProtocol`.
+ * @param {number} count of connections
+ * @param {number} slot
+ * @param {number} slots
+ * @param {string | undefined} header that is to name clients; if none, the PROXY header is
+ */
+function oneClient(count, slot, slots, header) {
+  const remedy =
+    header === undefined
+      ? 'Check that the PROXY header of the proxy names the client: with LOCAL or UNKNOWN it names nobody.'
+      : `Check that the proxy sets the header "${header}" (the option cipHeader), that the balancer can read it (it cannot in ` +
+        'TLS and HTTP/2), and that the option trustProxy, if given, names all proxies and no clients.'
+  warn(
+    'STICKY_ONE_ADDRESS',
+    `${count} connections went to slot ${slot}, one of ${slots}, and none to any other, as if all were of one client. ${remedy}`,
+  )
+}
+
+/**
+ * @param {string} option
+ * @param {string} needed the options that it would need, in words
+ */
+function unusedOption(option, needed) {
+  warn('STICKY_UNUSED_OPTION', `The option "${option}" has no effect without ${needed}.`)
+}
+
 module.exports = {
   activeWorkersFailed,
   noBalancer,
+  noProxyHeader,
   noWorkers,
   notListening,
   notOffered,
   oneAddress,
+  oneClient,
   otherVersion,
   outOfDescriptors,
   pathWithoutAddresses,
   refused,
   sessionsHidden,
   unknownOption,
+  unusedOption,
 }

@@ -4,9 +4,10 @@
 
 const cluster = require('node:cluster')
 const warnings = require('../warnings')
+const { ProxyAdvice } = require('./proxy-advice')
 
 /** @typedef {InstanceType<typeof import('./workers').Member>} Member */
-/** @typedef {{ waiting: number, slots: { channel: number, waiting: number }[] }} Counters */
+/** @typedef {import('../../native').Stats} Counters */
 
 // How long a balancer may be without any worker, in milliseconds, while nobody waits for one and while somebody does.
 const NO_WORKERS_AFTER = 10_000
@@ -25,14 +26,16 @@ class Advice {
   #seen = new WeakMap()
   /** @type {string | undefined} */
   #path
+  #proxy
 
   /**
-   * @param {{ name: string, activeWorkers?: unknown }} options
+   * @param {import('../options').Options} options
    * @param {string | undefined} path at which the balancer listens, if clients there are not told apart
    */
-  constructor({ name, activeWorkers }, path) {
-    this.#name = name
-    this.#ownTable = activeWorkers !== undefined
+  constructor(options, path) {
+    this.#name = options.name
+    this.#ownTable = options.activeWorkers !== undefined
+    this.#proxy = new ProxyAdvice(options)
     this.#path = path
   }
 
@@ -53,6 +56,7 @@ class Advice {
     for (const [slot, member] of members.entries()) {
       if (member) this.#missListener(member, slot, stats, now)
     }
+    this.#proxy.look(stats)
     if (this.#path !== undefined && members.length > 1) {
       warnings.pathWithoutAddresses(this.#path)
       this.#path = undefined

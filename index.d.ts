@@ -128,7 +128,7 @@ declare namespace sticky {
      * ```
      * @since 1.0.0
      */
-    activeWorkers?: ActiveWorkers
+    activeWorkers?: ActiveWorkers | undefined
 
     /**
      * Milliseconds between two looks for a worker while a connection waits in an empty slot, 0 to
@@ -137,7 +137,7 @@ declare namespace sticky {
      * @default 150
      * @since 1.0.0
      */
-    retryDelay?: number
+    retryDelay?: number | undefined
 
     /**
      * A connection waits in an empty slot for `maxRetries × retryDelay` milliseconds in all, then it
@@ -146,7 +146,7 @@ declare namespace sticky {
      * @default 5
      * @since 1.0.0
      */
-    maxRetries?: number
+    maxRetries?: number | undefined
 
     /**
      * Makes balancers with the same seed, on one host or many, choose the same slot for a client. Keep
@@ -155,7 +155,7 @@ declare namespace sticky {
      * @default random for each balancer
      * @since 4.0.0
      */
-    seed?: string | Uint8Array
+    seed?: string | Uint8Array | undefined
 
     /**
      * How many leading bits of an IPv6 address tell clients apart, 1 to 128. 64 takes a household for
@@ -164,7 +164,7 @@ declare namespace sticky {
      * @default 128
      * @since 4.0.0
      */
-    ipv6Prefix?: number
+    ipv6Prefix?: number | undefined
 
     /**
      * Connections per slot that may wait for their worker to take them, 1 to 4294967295. One more is
@@ -173,7 +173,7 @@ declare namespace sticky {
      * @default 1024
      * @since 4.0.0
      */
-    maxPending?: number
+    maxPending?: number | undefined
 
     /**
      * Whether the header `cipHeader` of a connection's first request names its client. Without it, or where
@@ -184,7 +184,7 @@ declare namespace sticky {
      * @see docs/behind-a-proxy.md
      * @since 1.0.0
      */
-    behindProxy?: boolean
+    behindProxy?: boolean | undefined
 
     /**
      * The header that names the client, in any case. Of a list of addresses, as `X-Forwarded-For` is, the
@@ -195,7 +195,7 @@ declare namespace sticky {
      * @default 'x-forwarded-for'
      * @since 1.0.0
      */
-    cipHeader?: string
+    cipHeader?: string | undefined
 
     /**
      * Whose word counts, as Express has it. A number: this many hops, of which the peer is the first; 1
@@ -207,7 +207,7 @@ declare namespace sticky {
      * @default everybody's: anybody can claim to be any client
      * @since 4.0.0
      */
-    trustProxy?: number | string | string[]
+    trustProxy?: number | string | string[] | undefined
 
     /**
      * Milliseconds for what identifies a client to arrive, 1 to 2147483647. Then the peer's address decides;
@@ -216,7 +216,7 @@ declare namespace sticky {
      * @default 10000
      * @since 4.0.0
      */
-    headerTimeout?: number
+    headerTimeout?: number | undefined
 
     /**
      * Bytes of a request's head, and of a PROXY header, that are looked at, 256 to 65536. Beyond them as
@@ -225,7 +225,7 @@ declare namespace sticky {
      * @default 16384
      * @since 4.0.0
      */
-    maxHeaderSize?: number
+    maxHeaderSize?: number | undefined
 
     /**
      * Whether every connection begins with a PROXY protocol header, of version 1 or 2, which names the
@@ -238,7 +238,7 @@ declare namespace sticky {
      * @default false
      * @since 4.0.0
      */
-    proxyProtocol?: boolean
+    proxyProtocol?: boolean | undefined
 
     /**
      * By what a connection finds its slot. `'address'`: by its client's address, or by what `behindProxy` or
@@ -253,7 +253,7 @@ declare namespace sticky {
      * @see docs/sessions.md
      * @since 4.0.0
      */
-    affinity?: 'address' | Affinity
+    affinity?: 'address' | Affinity | undefined
 
     /**
      * Who brings connections to their workers. `'kernel'`: Linux itself, by a program that computes the client's slot; each
@@ -268,7 +268,7 @@ declare namespace sticky {
      * for a path, `fd`, `handle` or `reusePort` (with a host, which is looked up first, it is an `'error'` event)
      * @since 4.0.0
      */
-    steering?: 'auto' | 'kernel' | 'handover'
+    steering?: 'auto' | 'kernel' | 'handover' | undefined
 
     /**
      * A path at which a new version of the program takes over from the running one, without a moment in which nobody listens.
@@ -283,7 +283,7 @@ declare namespace sticky {
      * @see docs/upgrade.md
      * @since 4.0.0
      */
-    takeOver?: string
+    takeOver?: string | undefined
 
     /**
      * Which servers of the workers take the connections: those that listen under the same name.
@@ -291,7 +291,7 @@ declare namespace sticky {
      * @default 'default'
      * @since 4.0.0
      */
-    name?: string
+    name?: string | undefined
   }
 
   /** Where requests show the token of their session; the query goes first. At least one of the two. */
@@ -300,41 +300,41 @@ declare namespace sticky {
      * A parameter of the query, whose value is a token or ends in a dot and a token: `'sid'` for socket.io and engine.io
      * with `sticky.generateId`. Not empty.
      */
-    query?: string
+    query?: string | undefined
     /**
      * A cookie. A worker's server of `http` or `https` sets it with the response to each request that shows no session,
      * whatever else the response sets, unless it sets a cookie of that name itself. A string is its name.
      */
-    cookie?: string | AffinityCookie
+    cookie?: string | AffinityCookie | undefined
     /**
      * Where new clients go. `'room'`: to the less loaded of two slots that are drawn from those whose worker keeps up, by
      * the connections that wait and those that the worker has open. `'address'`: to the slot of their address.
      *
      * @default 'room'
      */
-    fallback?: 'room' | 'address'
+    fallback?: 'room' | 'address' | undefined
   }
 
   /** The cookie that holds a token. */
   interface AffinityCookie {
     name: string
     /** Begins with a slash. @default '/' */
-    path?: string
+    path?: string | undefined
     /** @default none: the host alone that set it */
-    domain?: string
+    domain?: string | undefined
     /** @default 'lax' */
-    sameSite?: 'lax' | 'strict' | 'none'
+    sameSite?: 'lax' | 'strict' | 'none' | undefined
     /**
      * Whether it is sent back over TLS alone. `'auto'`: if the request came over TLS, here or by its header
      * `X-Forwarded-Proto`.
      *
      * @default 'auto', and `true` with `sameSite: 'none'`
      */
-    secure?: boolean | 'auto'
+    secure?: boolean | 'auto' | undefined
     /** @default true */
-    httpOnly?: boolean
+    httpOnly?: boolean | undefined
     /** Seconds that it is kept, 1 to 34560000. @default none: until the browser ends */
-    maxAge?: number
+    maxAge?: number | undefined
   }
 
   interface ListenOptions {
@@ -344,7 +344,7 @@ declare namespace sticky {
      * @default 'default'
      * @since 4.0.0
      */
-    name?: string
+    name?: string | undefined
   }
 
   /** Who brings connections to their workers. */

@@ -143,9 +143,10 @@ function declared(kind, name) {
   return body[1].replace(/\/\*\*[\s\S]*?\*\//g, '')
 }
 
-/** The fields of an interface, and their types. */
+/** The fields of an interface, and their types. That one which may be missing may be undefined too goes without saying. */
 function fieldsOf(name) {
-  return [...declared('interface', name).matchAll(/^ {4}(\w+)\??: (.+)$/gm)].map(([, field, type]) => [field, type])
+  const fields = declared('interface', name).matchAll(/^ {4}(\w+)(?:\?: (.+?)(?: \| undefined)?|: (.+))$/gm)
+  return [...fields].map(([, field, optional, required]) => [field, optional ?? required])
 }
 
 const interfaces = [...types.matchAll(/^ {2}interface (\w+)/gm)].map(([, name]) => name)

@@ -9,6 +9,7 @@ const net = require('node:net')
 const { test } = require('node:test')
 const recluster = require('recluster')
 const { Balancer, createBalancer, listen } = require('..')
+const { balancerOptions, listenOptions } = require('../lib/options')
 const { KINDS } = require('./support/worker-server')
 
 const none = () => []
@@ -173,6 +174,25 @@ test('all that is documented is taken', async () => {
   }
   // Some of it has no effect, which is a warning.
   await new Promise(setImmediate)
+})
+
+test('an option that is undefined has its default', () => {
+  const { secrets, seeded, ...defaults } = balancerOptions(undefined, undefined)
+  const options = ['activeWorkers', 'seed', 'affinity', 'takeOver', ...Object.keys(defaults)]
+  const given = Object.fromEntries(options.map((option) => [option, undefined]))
+  for (const args of [[given], [undefined, given]]) {
+    const { secrets, seeded, ...checked } = balancerOptions(...args)
+    assert.deepEqual([seeded, checked], [false, defaults])
+  }
+  const affinity = { query: 'sid', cookie: { name: 'x' } }
+  const cookie = { path: undefined, domain: undefined, sameSite: undefined, secure: undefined, httpOnly: undefined }
+  assert.deepEqual(
+    balancerOptions({
+      affinity: { query: 'sid', fallback: undefined, cookie: { name: 'x', ...cookie, maxAge: undefined } },
+    }).affinity,
+    balancerOptions({ affinity }).affinity,
+  )
+  assert.deepEqual(listenOptions({ name: undefined }), listenOptions(undefined))
 })
 
 test('an unknown option is a warning that names it, and a known one that is near', async () => {

@@ -218,6 +218,7 @@ for (const [module, resolution] of [
         tsc,
         '--noEmit',
         '--strict',
+        '--exactOptionalPropertyTypes',
         '--module',
         module,
         '--moduleResolution',

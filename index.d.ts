@@ -56,7 +56,7 @@ declare namespace sticky {
    *
    * @param server any `net.Server`: of `http`, `https`, `http2`, `net` or `tls`
    * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: not a server
-   * @throws {Error} `ERR_STICKY_NOT_A_WORKER`: this process has no IPC channel to a parent
+   * @throws {Error} `ERR_STICKY_NOT_A_WORKER`: this process has no IPC channel to a parent, or this is a thread
    * @throws {Error} `ERR_STICKY_NAME_TAKEN`: another server listens under this name here
    * @throws {Error} `ERR_SERVER_ALREADY_LISTEN`: this server listens already
    * @since 1.0.0

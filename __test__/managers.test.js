@@ -3,8 +3,11 @@
 // Every way to manage workers: recluster, plain node:cluster, and what people write themselves.
 
 const assert = require('node:assert/strict')
+const { once } = require('node:events')
+const path = require('node:path')
 const { performance } = require('node:perf_hooks')
 const { test: nodeTest } = require('node:test')
+const { Worker } = require('node:worker_threads')
 const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
 const { signal, start } = require('./support/process')
 
@@ -522,3 +525,16 @@ test('activeWorkers that throws from the start: one warning, and all is well onc
   const { status, body } = await asked
   assert.deepEqual([status, Number(body)], [200, worker])
 })
+
+for (const manager of ['child_process', 'node:cluster']) {
+  test(`a thread of worker_threads may have the balancer, and fork its workers: ${manager}`, async (t) => {
+    const file = path.join(__dirname, 'fixtures', 'balancing-thread.js')
+    const thread = new Worker(file, { workerData: manager })
+    t.after(() => thread.terminate())
+    const [{ port, pids }] = await once(thread, 'message')
+    t.after(() => {
+      for (const pid of pids) signal(pid, 'SIGKILL')
+    })
+    for (const worker of await workersOf(port)) assert.ok(pids.includes(worker))
+  })
+}

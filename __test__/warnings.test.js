@@ -3,12 +3,15 @@
 // What the package says by itself when something is wrong: once each, with a code and a remedy.
 
 const assert = require('node:assert/strict')
+const { ChildProcess } = require('node:child_process')
 const { once } = require('node:events')
 const path = require('node:path')
 const { test } = require('node:test')
+const { Worker } = require('node:worker_threads')
 const { createBalancer } = require('..')
 const { Advice } = require('../lib/primary/advice')
 const { Refusals } = require('../lib/primary/refusals')
+const { readTable } = require('../lib/primary/table')
 const { AddressWatch } = require('../lib/worker/sample')
 const { connect, loopback, parallel, readAll, request } = require('./support/client')
 const { directory } = require('./support/places')
@@ -172,6 +175,36 @@ test('a worker in the table that has not called listen() is the reason of its 50
   assert.equal(event[0].reason, reason)
   await turn()
   assert.ok(warnings[0].message.includes(`slot 0: ${reason}.`), warnings[0].message)
+})
+
+test('what is no worker process in the table is named, once for a balancer, and what may be missing is not', async (t) => {
+  const warnings = record(t)
+  const thread = new Worker('', { eval: true })
+  t.after(() => thread.terminate())
+  const dead = (await worker(t, 'http')).child
+  dead.kill('SIGKILL')
+  await once(dead, 'exit')
+  const unborn = new ChildProcess()
+  const proper = 'Return those that cluster.fork() or child_process.fork() return, and null for an empty slot.'
+  for (const [wrong, received, remedy] of [
+    [thread, 'an instance of Worker', 'A thread can take no connections: fork processes.'],
+    [5, 'type number (5)', proper],
+    ['worker', "type string ('worker')", proper],
+    [{}, 'an instance of Object', proper],
+    [false, 'type boolean (false)', proper],
+  ]) {
+    // One of them is a hole.
+    // biome-ignore lint/suspicious/noSparseArray: that is what is tested
+    const table = [null, undefined, , dead, unborn, wrong, {}]
+    const activeWorkers = () => table
+    for (let n = 0; n < 2; n++) assert.deepEqual(readTable(activeWorkers), Array(7).fill(null))
+    await turn()
+    const [{ code, message }] = warnings.splice(0)
+    assert.equal(code, 'STICKY_NO_PROCESS')
+    assert.match(message, /^Slot 5 is empty, as activeWorkers\(\) returns no process with an IPC channel for it\. /)
+    assert.ok(message.includes(` Received ${received}. ${remedy} See `), message)
+    assert.deepEqual(warnings, [])
+  }
 })
 
 test('a path where clients are not told apart is named, unless they are', TIMEOUT, async (t) => {

@@ -7,8 +7,7 @@ const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
 const { test } = require('node:test')
-const { Worker } = require('node:worker_threads')
-const { readAll, request } = require('./support/client')
+const { request } = require('./support/client')
 const { directory } = require('./support/places')
 const { start } = require('./support/process')
 const { TIMEOUT, balancing, listening, pair, worker } = require('./support/worker-server')
@@ -32,9 +31,15 @@ test('listen() outside a worker: ERR_STICKY_NOT_A_WORKER', TIMEOUT, async (t) =>
   const { stdout, stderr } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' })
   assert.deepEqual([JSON.parse(stdout), stderr], [expected, ''])
 
-  await t.test('in a thread of a worker, which has no channel of its own', async () => {
-    const thread = new Worker(program, { eval: true, stdout: true })
-    assert.deepEqual(JSON.parse(await readAll(thread.stdout)), expected)
+  await t.test('in a thread, which has no channel, though its process has one', async (t) => {
+    const fixture = await worker(t, 'net')
+    const inThread = JSON.parse(await fixture.call('inThread', program))
+    const { message, ...rest } = expected
+    assert.deepEqual({ ...inThread, message }, { ...rest, message })
+    assert.match(
+      inThread.message,
+      /but a thread of worker_threads has no IPC channel .* in the main thread of a process /,
+    )
   })
 
   await t.test('in a worker that is disconnected', async (t) => {

@@ -4,7 +4,8 @@
 // only this package can say has a code that begins with ERR_STICKY_.
 
 const { inspect } = require('node:util')
-const { readOn } = require('./help')
+const { isMainThread } = require('node:worker_threads')
+const { inWords, readOn } = require('./help')
 
 /**
  * @template {Error} E
@@ -21,17 +22,6 @@ function coded(Class, code, message, options) {
   return Object.assign(error, { code })
 }
 
-/** @param {unknown} value */
-function received(value) {
-  if (value === null || value === undefined) return `Received ${value}`
-  if (typeof value === 'function') return `Received function ${value.name}`
-  if (typeof value === 'object') {
-    const name = value.constructor?.name
-    return `Received ${name ? `an instance of ${name}` : inspect(value, { depth: -1 })}`
-  }
-  return `Received type ${typeof value} (${inspect(value).slice(0, 28)})`
-}
-
 /**
  * @param {string} name what was wrong, as the user wrote it
  * @param {string} expected
@@ -39,7 +29,7 @@ function received(value) {
  * @param {string} [remedy]
  */
 function invalidArgType(name, expected, value, remedy) {
-  const message = `The "${name}" ${kind(name)} must be ${expected}. ${received(value)}${remedy ? `. ${remedy}` : ''}`
+  const message = `The "${name}" ${kind(name)} must be ${expected}. Received ${inWords(value)}${remedy ? `. ${remedy}` : ''}`
   return coded(TypeError, 'ERR_INVALID_ARG_TYPE', message)
 }
 
@@ -74,10 +64,13 @@ function serverAlreadyListens() {
 }
 
 function notAWorker() {
+  const why = isMainThread
+    ? 'this process has no IPC channel to one. Start it'
+    : 'a thread of worker_threads has no IPC channel to one, even if its process has. Call it in the main thread of a ' +
+      'process that you start'
   const message =
-    'sticky.listen(server) receives its connections from a balancer in the parent process, but this ' +
-    'process has no IPC channel to one. Start it with cluster.fork() or child_process.fork(), or use ' +
-    'server.listen().'
+    `sticky.listen(server) receives its connections from a balancer in the parent process, but ${why} with cluster.fork() ` +
+    'or child_process.fork(), or use server.listen().'
   return coded(Error, 'ERR_STICKY_NOT_A_WORKER', message)
 }
 

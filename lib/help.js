@@ -1,7 +1,9 @@
 'use strict'
 
-// Where a user reads on: every code has a section on this page, with its cause and remedy.
+// What messages have in common: words for a value, and where a user reads on. Every code has a section on that page, with its
+// cause and remedy.
 
+const { inspect } = require('node:util')
 const { homepage } = require('../package.json')
 
 const ERRORS = `${homepage.replace(/#.*/, '')}/blob/main/docs/errors.md`
@@ -12,4 +14,18 @@ const ERRORS = `${homepage.replace(/#.*/, '')}/blob/main/docs/errors.md`
  */
 const readOn = (code) => `See ${ERRORS}#${code.toLowerCase()}`
 
-module.exports = { readOn }
+/**
+ * A value as Node's errors tell of it.
+ * @param {unknown} value
+ */
+function inWords(value) {
+  if (value === null || value === undefined) return `${value}`
+  if (typeof value === 'function') return value.name === '' ? 'an anonymous function' : `function ${value.name}`
+  if (typeof value === 'object') {
+    const name = value.constructor?.name
+    return name ? `an instance of ${name}` : inspect(value, { depth: -1 })
+  }
+  return `type ${typeof value} (${inspect(value).slice(0, 28)})`
+}
+
+module.exports = { inWords, readOn }

@@ -2,7 +2,8 @@
 
 // Every process warning that is ours: what is wrong though nothing has failed, or nobody is there to catch an error.
 
-const { readOn } = require('./help')
+const { Worker } = require('node:worker_threads')
+const { inWords, readOn } = require('./help')
 
 /**
  * @param {string} code
@@ -35,6 +36,21 @@ function unknownOption(option, near) {
  */
 function activeWorkersFailed(reason, stack) {
   warn('STICKY_ACTIVE_WORKERS_FAILED', `activeWorkers() failed, so the last table stays in use: ${reason}.`, stack)
+}
+
+/**
+ * @param {number} slot
+ * @param {unknown} worker what is there in its place
+ */
+function noProcess(slot, worker) {
+  const remedy =
+    worker instanceof Worker
+      ? 'A thread can take no connections: fork processes.'
+      : 'Return those that cluster.fork() or child_process.fork() return, and null for an empty slot.'
+  warn(
+    'STICKY_NO_PROCESS',
+    `Slot ${slot} is empty, as activeWorkers() returns no process with an IPC channel for it. Received ${inWords(worker)}. ${remedy}`,
+  )
 }
 
 /**
@@ -207,6 +223,7 @@ function unusedOption(option, needed) {
 module.exports = {
   activeWorkersFailed,
   noBalancer,
+  noProcess,
   noProxyHeader,
   noWorkers,
   notListening,

@@ -3,12 +3,20 @@
 // The manager's table of workers, read with distrust: it is the user's function, it may throw, and
 // what it returns may be anything and change while it is read.
 
+const { ChildProcess } = require('node:child_process')
+const warnings = require('../warnings')
 const { workers } = require('./workers')
 
 /** @typedef {InstanceType<typeof import('./workers').Member>} Member */
 
 // Far beyond any machine; a length over it is a mistake, and would only cost memory.
 const MAX_SLOTS = 65536
+
+/**
+ * The functions that have returned what is no worker, which is said once.
+ * @type {WeakSet<import('../..').ActiveWorkers>}
+ */
+const warned = new WeakSet()
 
 /**
  * @param {import('../..').ActiveWorkers} activeWorkers
@@ -26,7 +34,25 @@ function readTable(activeWorkers) {
   if (typeof length !== 'number' || !Number.isInteger(length) || length < 0 || length > MAX_SLOTS) {
     throw new TypeError(`activeWorkers() must return an array of workers, its length 0 to ${MAX_SLOTS}`)
   }
-  return Array.from({ length }, (_, slot) => usable(workers().member(returned[slot])))
+  return Array.from({ length }, (_, slot) => {
+    const worker = returned[slot]
+    const member = workers().member(worker)
+    if (!member && !isNone(worker) && !warned.has(activeWorkers)) {
+      warned.add(activeWorkers)
+      warnings.noProcess(slot, worker)
+    }
+    return usable(member)
+  })
+}
+
+/**
+ * Whether a manager may mean by it that a slot is empty: a process that could not be started has no channel either.
+ * @param {any} worker
+ */
+function isNone(worker) {
+  if (worker === null || worker === undefined) return true
+  const child = worker.process ?? worker
+  return child instanceof ChildProcess && child.pid === undefined
 }
 
 /**

@@ -181,7 +181,7 @@ declare namespace sticky {
      * beyond `headerTimeout` and `maxHeaderSize`. The worker gets every byte.
      *
      * @default false
-     * @see docs/behind-a-proxy.md
+     * @see https://github.com/spion/sticky-session/blob/main/docs/behind-a-proxy.md
      * @since 1.0.0
      */
     behindProxy?: boolean | undefined
@@ -250,7 +250,7 @@ declare namespace sticky {
      *
      * @default 'address'
      * @throws {TypeError} `ERR_INVALID_ARG_VALUE`: neither `query` nor `cookie`
-     * @see docs/sessions.md
+     * @see https://github.com/spion/sticky-session/blob/main/docs/sessions.md
      * @since 4.0.0
      */
     affinity?: 'address' | Affinity | undefined
@@ -280,7 +280,7 @@ declare namespace sticky {
      * @throws {Error} `ERR_STICKY_TAKE_OVER`, by `listen`: the folder is not private or missing, this `listen` is not given a
      * port, or another address or port than the running balancer has, or that one does not answer (with a host, which is
      * looked up first, it is an `'error'` event); as an `'error'` event: yet another version was ready first
-     * @see docs/upgrade.md
+     * @see https://github.com/spion/sticky-session/blob/main/docs/upgrade.md
      * @since 4.0.0
      */
     takeOver?: string | undefined

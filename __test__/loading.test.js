@@ -71,6 +71,7 @@ test('an error names the platform, what was looked for, and what to do', () => {
   assert.match(message, /the package sticky-listen-linux-x64-gnu of version 1\.2\.3/)
   assert.match(message, /npm install --include=optional/)
   assert.match(message, /lock file was made on another platform/)
+  assert.match(message, /npm run package in the clone makes two, and both have to be installed/)
   assert.equal(cause.code, 'MODULE_NOT_FOUND')
 })
 

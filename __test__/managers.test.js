@@ -456,10 +456,12 @@ test('what is no worker in a table is an empty slot', async (t) => {
   const { refused: counted, slots } = await manager.call('stats')
   assert.equal(refused.length, counted)
   assert.equal(slots[3].adopted + slots[10].adopted, CLIENTS - counted)
-  const warnings = await manager.call('warnings')
+  const [garbage, ...refusals] = await manager.call('warnings')
+  assert.equal(garbage.code, 'STICKY_NO_PROCESS')
+  assert.match(garbage.message, /^Slot 0 is empty, .* Received type number \(42\)\. /)
   assert.ok(
-    warnings.every(({ message }) => /slot \d+: it has no worker\. /.test(message)),
-    JSON.stringify(warnings),
+    refusals.every(({ message }) => /slot \d+: it has no worker\. /.test(message)),
+    JSON.stringify(refusals),
   )
 })
 

@@ -3,7 +3,7 @@
 // What users install: the packed files, in an empty project, on a machine without Rust.
 
 const assert = require('node:assert/strict')
-const { execFileSync, spawn } = require('node:child_process')
+const { execFileSync, spawn, spawnSync } = require('node:child_process')
 const { createHash } = require('node:crypto')
 const { once } = require('node:events')
 const fs = require('node:fs')
@@ -12,10 +12,10 @@ const path = require('node:path')
 const { after, test } = require('node:test')
 
 const { PLATFORMS, libc, platformOf } = require('../lib/addon')
-const { version, engines, license } = require('../package.json')
+const { version, engines, homepage, license } = require('../package.json')
 const { SBOM, binaryName, mainManifest, packageName, platformManifest } = require('../npm/manifests')
 const { request, until } = require('./support/client')
-const { blocksOf } = require('./support/markdown')
+const { blocksOf, headingsOf, slug } = require('./support/markdown')
 
 const ROOT = path.join(__dirname, '..')
 const PLATFORM = platformOf({ ...process, libc })
@@ -66,6 +66,39 @@ test('the packages have these files and no others', () => {
     SBOM,
     binaryName(PLATFORM),
   ])
+})
+
+test('npm pack, whose package would have no binary, is refused where the repository is', () => {
+  const { status, stderr } = spawnSync('npm', ['pack', '--dry-run'], { cwd: ROOT, encoding: 'utf8' })
+  assert.notEqual(status, 0)
+  assert.match(stderr, /^A package of this folder would lack its binary\. Run: npm run package$/m)
+})
+
+test('every link in a package leads to a page of the repository, or elsewhere', () => {
+  const pages = `${homepage.replace(/#.*/, '')}/blob/main/`
+  let count = 0
+  for (const name of ['sticky-listen', packageName(PLATFORM)]) {
+    const folder = within(`project/node_modules/${name}`)
+    for (const file of fs.readdirSync(folder, { encoding: 'utf8', recursive: true })) {
+      if (!/\.(md|js|ts)$/.test(file)) continue
+      const text = fs.readFileSync(path.join(folder, file), 'utf8')
+      // Of Markdown and of JSDoc.
+      for (const [, inPage, inCode] of text.matchAll(/\]\(([^)\s]+)\)|@see (\S+)/g)) {
+        const target = inPage ?? inCode
+        assert.match(target, /^https:/, file)
+        if (!target.startsWith(pages)) continue
+        const [page, anchor] = target.slice(pages.length).split('#')
+        assert.ok(fs.existsSync(path.join(ROOT, page)), `${file}: ${target}`)
+        if (anchor)
+          assert.ok(
+            headingsOf(page).some(({ text }) => slug(text) === anchor),
+            `${file}: ${target}`,
+          )
+        count++
+      }
+    }
+  }
+  assert.ok(count > 10, `${count}`)
 })
 
 test('an archive depends neither on when it was packed nor on the umask', () => {

@@ -119,7 +119,8 @@ function adviceIfMissing(platform, { root, require }) {
     return (
       'Optional dependencies were not installed. Install them, without --omit=optional: npm install --include=optional. ' +
       'If that does not help, the lock file was made on another platform and lacks this one: remove package-lock.json ' +
-      'and node_modules, then install again.'
+      'and node_modules, then install again. If it was installed from an archive that you packed: npm run package in the ' +
+      'clone makes two, and both have to be installed.'
     )
   }
   const here = platform.split('-')

@@ -6,13 +6,14 @@
 const { inspect } = require('node:util')
 const { homepage } = require('../package.json')
 
-const ERRORS = `${homepage.replace(/#.*/, '')}/blob/main/docs/errors.md`
+// The pages of the repository: packages have none of them.
+const PAGES = `${homepage.replace(/#.*/, '')}/blob/main/`
 
 /**
  * What a message about an error or a warning ends with.
  * @param {string} code
  */
-const readOn = (code) => `See ${ERRORS}#${code.toLowerCase()}`
+const readOn = (code) => `See ${PAGES}docs/errors.md#${code.toLowerCase()}`
 
 /**
  * A value as Node's errors tell of it.
@@ -28,4 +29,4 @@ function inWords(value) {
   return `type ${typeof value} (${inspect(value).slice(0, 28)})`
 }
 
-module.exports = { inWords, readOn }
+module.exports = { PAGES, inWords, readOn }

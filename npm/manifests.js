@@ -3,6 +3,7 @@
 // What the published packages say of themselves: all of it comes from package.json, so that they cannot differ.
 
 const { PLATFORMS } = require('../lib/addon')
+const { PAGES } = require('../lib/help')
 const manifest = require('../package.json')
 
 /** @type {Record<string, string>} as npm names them */
@@ -54,4 +55,12 @@ function platformReadme(platform) {
   return `# ${packageName(platform)}\n\nThe binary of [${manifest.name}](${manifest.homepage}) for ${platform}; npm installs it where it fits.\n`
 }
 
-module.exports = { SBOM, binaryName, mainManifest, packageName, platformManifest, platformReadme }
+/**
+ * The repository's page for a package, whose reader has none of the pages that it links to.
+ * @param {string} text
+ */
+function mainReadme(text) {
+  return text.replace(/\]\((?![a-z]+:|#)/g, `](${PAGES}`)
+}
+
+module.exports = { SBOM, binaryName, mainManifest, mainReadme, packageName, platformManifest, platformReadme }

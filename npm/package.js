@@ -15,7 +15,7 @@ const { parseArgs } = require('node:util')
 
 const { libc, platformOf } = require('../lib/addon')
 const { files } = require('../package.json')
-const { binaryName, mainManifest, platformManifest, platformReadme } = require('./manifests')
+const { binaryName, mainManifest, mainReadme, platformManifest, platformReadme } = require('./manifests')
 const { SBOM, builtSbom, mainSbom, textOf } = require('./sbom')
 
 const ROOT = path.join(__dirname, '..')
@@ -65,7 +65,8 @@ const platforms = positionals.length > 0 ? positionals : [platformOf({ ...proces
 
 fs.mkdirSync(out, { recursive: true })
 for (const file of fs.readdirSync(out)) if (/^sticky-listen-.*\.tgz$/.test(file)) fs.rmSync(path.join(out, file))
-pack(mainManifest(), [...files, 'README.md', 'LICENSE'], { [SBOM]: textOf(mainSbom()) }, out)
+const readme = mainReadme(fs.readFileSync(path.join(ROOT, 'README.md'), 'utf8'))
+pack(mainManifest(), [...files, 'LICENSE'], { 'README.md': readme, [SBOM]: textOf(mainSbom()) }, out)
 for (const platform of platforms) {
   const written = { 'README.md': platformReadme(platform), [SBOM]: builtSbom(platform) }
   pack(platformManifest(platform), [binaryName(platform), 'LICENSE'], written, out)

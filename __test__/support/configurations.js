@@ -44,7 +44,7 @@ function checkShell(text) {
     const [program, ...args] = command.replace(/^(?:[A-Z_]+=\S+ )+/, '').split(/\s+/)
     if (program === 'npm') {
       const [verb, name] = args
-      if (verb === 'install') assert.equal(name.replace(/@.*/, ''), manifest.name, command)
+      if (verb === 'install') assert.equal(path.basename(name).replace(/@.*|-\*\.tgz$/, ''), manifest.name, command)
       else assert.ok(manifest.scripts[verb === 'run' ? name : verb], `package.json has no script for: ${command}`)
     } else if (program === 'node') {
       const file = args.find((arg) => arg.endsWith('.js'))

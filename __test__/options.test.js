@@ -46,6 +46,7 @@ test('a wrong type is a TypeError that names the option and what it got', () => 
     ['maxHeaderSize', none, /"options\.maxHeaderSize" .*number\. Received function none/],
     ['affinity', true, /"options\.affinity" property must be 'address', or an object\. Received type boolean \(true\)/],
     ['affinity', null, /"options\.affinity" .*Received null/],
+    ['affinity', [], /"options\.affinity" .*Received an instance of Array/],
     ['affinity', { query: 7 }, /"options\.affinity\.query" .*string\. Received type number \(7\)/],
     ['affinity', { cookie: 7 }, /"options\.affinity\.cookie" .*string or object\. Received type number \(7\)/],
     ['affinity', { cookie: null }, /"options\.affinity\.cookie" .*string or object\. Received null/],
@@ -73,7 +74,16 @@ test('a wrong type is a TypeError that names the option and what it got', () => 
     code: 'ERR_INVALID_ARG_TYPE',
     message: /"activeWorkers" argument must be a function/,
   })
-  assert.throws(() => createBalancer(none, 7), { code: 'ERR_INVALID_ARG_TYPE', message: /"options" argument/ })
+  for (const options of [7, null, [], () => {}]) {
+    const expected = {
+      name: 'TypeError',
+      code: 'ERR_INVALID_ARG_TYPE',
+      message: /"options" argument must be of type object/,
+    }
+    assert.throws(() => createBalancer(none, options), expected)
+    assert.throws(() => createBalancer(undefined, options), expected)
+    assert.throws(() => listen(net.createServer(), options), expected)
+  }
 })
 
 test('a wrong number is a RangeError that names the option, the range and what it got', () => {
@@ -109,8 +119,14 @@ test('a wrong value is an error that names the option', () => {
   for (const cipHeader of ['', 'x forwarded', 'x:y', 'x\r\n']) {
     assert.throws(() => createBalancer(none, { cipHeader }), { code, message: /'options\.cipHeader' must be the name/ })
   }
-  for (const trustProxy of ['', 'loopback,', ['10.0.0.0/33'], '10.0.0', ['Loopback'], ['::/129']]) {
-    const message = /'options\.trustProxy\[\]' must be an address, a CIDR, 'loopback'/
+  for (const [trustProxy, message] of [
+    ['', /'options\.trustProxy' must be an address, a CIDR, 'loopback'.*Received ''/],
+    ['localhost', /'options\.trustProxy' must be .*Received 'localhost'/],
+    ['loopback, 10.0.0', /'options\.trustProxy' must be .*Received '10\.0\.0'/],
+    [['10.0.0.0/33'], /'options\.trustProxy\[\]' must be .*Received '10\.0\.0\.0\/33'/],
+    [['loopback', 'Loopback'], /'options\.trustProxy\[\]' must be .*Received 'Loopback'/],
+    [['::/129'], /'options\.trustProxy\[\]' must be .*Received '::\/129'/],
+  ]) {
     assert.throws(() => createBalancer(none, { trustProxy }), { code, message })
   }
   const aMonth = 31 * 24 * 3600 * 1000

@@ -61,12 +61,24 @@ test('listen() of what is no server, or with wrong options, throws as Node does'
     ['object', 'ERR_INVALID_ARG_TYPE', `${server}an instance of Object`],
     ['port', 'ERR_INVALID_ARG_TYPE', `${server}type number (8080)`],
     ['listener', 'ERR_INVALID_ARG_TYPE', `${server}function web`],
+    [
+      'balancer',
+      'ERR_INVALID_ARG_TYPE',
+      'The "server" argument must be a server that serves clients itself. Received an instance of Balancer. A balancer ' +
+        'listens in the primary process, by its own method: balancer.listen(port)',
+    ],
     ['numberAsName', 'ERR_INVALID_ARG_TYPE', name],
     ['emptyName', 'ERR_INVALID_ARG_VALUE', "The property 'options.name' must not be empty. Received ''"],
     [
       'textAsOptions',
       'ERR_INVALID_ARG_TYPE',
       `The "options" argument must be of type object. Received type string ('default')`,
+    ],
+    [
+      'callback',
+      'ERR_INVALID_ARG_TYPE',
+      'The "options" argument must be of type object. Received an anonymous function. To be called when the server listens: ' +
+        "server.once('listening', callback)",
     ],
   ]) {
     await assert.rejects(fixture.call('misuse', what), (error) => {

@@ -19,8 +19,10 @@ const native = require('../native')
 function check(options, checks, name = 'options') {
   /** @type {{ [option: string]: any }} */
   const checked = {}
-  if (options === undefined || options === null) return checked
-  if (typeof options !== 'object') throw invalidArgType(name, 'of type object', options)
+  if (options === undefined) return checked
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw invalidArgType(name, 'of type object', options)
+  }
   for (const option of Object.keys(checks)) {
     const value = options[option]
     if (value !== undefined) checked[option] = checks[option](value, `${name}.${option}`)

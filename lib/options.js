@@ -161,6 +161,10 @@ function isWorker(value) {
  * @returns {{ name: string }}
  */
 function listenOptions(options) {
+  if (typeof options === 'function') {
+    const remedy = "To be called when the server listens: server.once('listening', callback)"
+    throw invalidArgType('options', 'of type object', options, remedy)
+  }
   return { name: DEFAULT_NAME, ...check(options, LISTEN_CHECKS) }
 }
 
@@ -205,12 +209,14 @@ function checkTrust(value, name) {
   if (typeof value !== 'string' && !Array.isArray(value)) {
     throw invalidArgType(name, 'a number of hops, a string, or an array of strings', value)
   }
-  const words = typeof value === 'string' ? value.split(',').map((word) => word.trim()) : value
+  const isList = Array.isArray(value)
+  const words = isList ? value : value.split(',').map((word) => word.trim())
+  const nameOfWord = isList ? `${name}[]` : name
   for (const word of words) {
-    if (typeof word !== 'string') throw invalidArgType(`${name}[]`, 'of type string', word)
+    if (typeof word !== 'string') throw invalidArgType(nameOfWord, 'of type string', word)
     if (!native.isNetwork(word)) {
       const expected = "must be an address, a CIDR, 'loopback', 'linklocal' or 'uniquelocal'"
-      throw invalidArgValue(`${name}[]`, word, expected)
+      throw invalidArgValue(nameOfWord, word, expected)
     }
   }
   return { networks: words }

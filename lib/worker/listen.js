@@ -9,6 +9,7 @@ const debug = require('../debug')
 const { invalidArgType, nameTaken, notAWorker, serverAlreadyListens } = require('../errors')
 const messages = require('../messages')
 const { listenOptions } = require('../options')
+const { Balancer } = require('../primary/balancer')
 const warnings = require('../warnings')
 const { BalancerInfo } = require('./balancer-info')
 const { IntakeHandle } = require('./intake-handle')
@@ -163,6 +164,10 @@ function hidesRequests(server) {
  */
 function listen(server, options) {
   if (!(server instanceof net.Server)) throw invalidArgType('server', 'an instance of net.Server', server)
+  if (server instanceof Balancer) {
+    const remedy = 'A balancer listens in the primary process, by its own method: balancer.listen(port)'
+    throw invalidArgType('server', 'a server that serves clients itself', server, remedy)
+  }
   const { name } = listenOptions(options)
   if (!process.send || !process.connected) throw notAWorker()
   if (server.listening) throw serverAlreadyListens()

@@ -109,7 +109,7 @@ declare namespace sticky {
 
   /**
    * Returns the workers that can take connections now. Its length is the number of slots, and a
-   * client stays on its slot as long as that number stays. `null` or nothing is an empty slot. It is
+   * client stays on its slot as long as that number stays the same. `null` or nothing is an empty slot. It is
    * called when a worker came, went or sent a message (at most once in a turn of the event loop), once a
    * second, and every `retryDelay` while a connection waits in an empty slot; never for a connection.
    */
@@ -150,7 +150,7 @@ declare namespace sticky {
 
     /**
      * Makes balancers with the same seed, on one host or many, choose the same slot for a client. Keep
-     * it secret: who knows it can choose his slot. Not empty, and no word that can be guessed: 16 random bytes or more.
+     * it secret: whoever knows it can choose its slot. Not empty, and no word that can be guessed: 16 random bytes or more.
      *
      * @default random for each balancer
      * @since 4.0.0
@@ -190,7 +190,7 @@ declare namespace sticky {
      * The header that names the client, in any case. Of a list of addresses, as `X-Forwarded-For` is, the
      * left-most counts, or the one that `trustProxy` leads to; with or without port, quotation marks and
      * brackets. Of `forwarded` the `for` parameters are read (RFC 7239). A value without any address is
-     * a name: it is hashed as it stands.
+     * a name: it is hashed as it is. Has no effect without `behindProxy`.
      *
      * @default 'x-forwarded-for'
      * @since 1.0.0
@@ -202,7 +202,8 @@ declare namespace sticky {
      * takes the right-most address of the header, 0 the peer. Networks (addresses, CIDRs, `'loopback'`,
      * `'linklocal'`, `'uniquelocal'`; an array, or a string with commas): the right-most address outside
      * them; a peer outside them is its own client, whatever it says, and may not speak the PROXY
-     * protocol. A peer on a unix socket is trusted.
+     * protocol. A peer on a unix socket is trusted. Has no effect without `behindProxy` or `proxyProtocol`; a number needs
+     * `behindProxy`.
      *
      * @default everybody's: anybody can claim to be any client
      * @since 4.0.0
@@ -211,7 +212,8 @@ declare namespace sticky {
 
     /**
      * Milliseconds for what identifies a client to arrive, 1 to 2147483647. Then the peer's address decides;
-     * where a PROXY header is required, the connection is closed.
+     * where a PROXY header is required, the connection is closed. Has no effect without `behindProxy`, `proxyProtocol` or
+     * `affinity`.
      *
      * @default 10000
      * @since 4.0.0
@@ -220,7 +222,7 @@ declare namespace sticky {
 
     /**
      * Bytes of a request's head, and of a PROXY header, that are looked at, 256 to 65536. Beyond them as
-     * for `headerTimeout`.
+     * for `headerTimeout`. Has no effect where that has none.
      *
      * @default 16384
      * @since 4.0.0
@@ -273,8 +275,9 @@ declare namespace sticky {
     /**
      * A path at which a new version of the program takes over from the running one, without a moment in which nobody listens.
      * A balancer that listens offers itself there. One that is to listen gets the listening sockets and the secrets of
-     * whoever offers itself, and takes its place when all its own slots have workers; the other then closes. The folder must
-     * be one in which no other user may write.
+     * whoever offers itself, and takes its place when all its own slots have workers; the other then closes. A version that has
+     * fewer slots than the running one waits until no slot has come for 10 s. The folder must be one in which no other user may
+     * write.
      *
      * @default none: nobody can take over
      * @throws {Error} `ERR_STICKY_TAKE_OVER`, by `listen`: the folder is not private or missing, this `listen` is not given a

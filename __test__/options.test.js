@@ -248,7 +248,8 @@ test('an option that nothing reads without another is a warning that names both'
   const any = 'behindProxy or proxyProtocol or affinity'
   for (const [options, ...expected] of [
     [{ cipHeader: 'x-real-ip' }, ['cipHeader', 'behindProxy']],
-    [{ cipHeader: 'x-real-ip', behindProxy: false, proxyProtocol: true, affinity }, ['cipHeader', 'behindProxy']],
+    [{ cipHeader: 'x-real-ip', proxyProtocol: true, affinity }, ['cipHeader', 'behindProxy']],
+    [{ cipHeader: 'x-real-ip', behindProxy: false }],
     [{ cipHeader: 'x-real-ip', behindProxy: true }],
     [{ trustProxy: 'loopback', affinity }, ['trustProxy', 'behindProxy or proxyProtocol']],
     [{ trustProxy: 1, proxyProtocol: true }, ['trustProxy', 'behindProxy']],

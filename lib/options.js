@@ -131,7 +131,8 @@ function warnOfUnused(given) {
   for (const [option, readers] of Object.entries(READERS)) {
     if (given[option] === undefined) continue
     const needed = readers(given[option])
-    if (!needed.some((reader) => given[reader])) warnings.unusedOption(option, needed.join(' or '))
+    // Who turns them off in so many words knows.
+    if (needed.every((reader) => given[reader] === undefined)) warnings.unusedOption(option, needed.join(' or '))
   }
 }
 

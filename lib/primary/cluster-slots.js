@@ -51,6 +51,8 @@ class ClusterSlots {
   /** @param {string} name of the servers that count */
   constructor(name) {
     this.#name = name
+    // From now on they are heard who say that they listen, so that listen() may find a table that is complete.
+    workers()
   }
 
   /** As the option `activeWorkers`. */

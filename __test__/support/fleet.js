@@ -8,7 +8,7 @@ const { once } = require('node:events')
 const http = require('node:http')
 const net = require('node:net')
 const { io } = require('socket.io-client')
-const { CONFIG, Fleet, find, freePort, missing } = require('../../examples/fleet/fleet')
+const { CONFIG, Fleet, askProxy, find, freePort, missing, proxyStates } = require('../../examples/fleet/fleet')
 const { loopback, request, until } = require('./client')
 const { directory } = require('./places')
 
@@ -222,9 +222,10 @@ const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(2)} s`
  * HAProxy as the fleet has it, in front of hosts that are only what they answer.
  * @param {import('node:test').TestContext} t
  * @param {Record<'h1' | 'h2' | 'h3', number>} statuses
- * @returns {Promise<{ port: number, asked: string[] }>} its port, and which hosts have been asked
+ * @param {[health: number, agent: number]} [ports] where one asks how they are. By default all live, and no agent says more
+ * @returns its port, which hosts have been asked, and what a fleet has to ask it
  */
-async function proxyBefore(t, statuses) {
+async function proxyBefore(t, statuses, [healthPort, agentPort] = []) {
   const asked = []
   const ports = {}
   for (const [host, status] of Object.entries(statuses)) {
@@ -240,19 +241,22 @@ async function proxyBefore(t, statuses) {
     t.after(() => server.close())
     ports[host.toUpperCase()] = `127.0.0.1:${server.address().port}`
   }
-  // How they are is all the same: they live, and no agent says more.
-  const health = http.createServer((_request, response) => response.end())
-  await once(health.listen(0, '127.0.0.1'), 'listening')
-  t.after(() => health.close())
+  if (!healthPort) {
+    const health = http.createServer((_request, response) => response.end())
+    await once(health.listen(0, '127.0.0.1'), 'listening')
+    t.after(() => health.close())
+    healthPort = health.address().port
+  }
+  const folder = directory(t)
   const port = await freePort('127.0.0.1')
   const child = spawn(find('haproxy'), ['-db', '-f', CONFIG], {
     env: {
       ...process.env,
       ...ports,
-      FOLDER: directory(t),
+      FOLDER: folder,
       BIND: `127.0.0.1:${port}`,
-      HEALTH_PORT: `${health.address().port}`,
-      AGENT_PORT: `${await freePort('127.0.0.1')}`,
+      HEALTH_PORT: `${healthPort}`,
+      AGENT_PORT: `${agentPort ?? (await freePort('127.0.0.1'))}`,
     },
     stdio: 'ignore',
   })
@@ -263,10 +267,33 @@ async function proxyBefore(t, statuses) {
   })
   await until(() => request(port).then(Boolean, () => child.exitCode !== null))
   asked.length = 0
-  return { port, asked }
+  return {
+    port,
+    asked,
+    askProxy: (/** @type {string} */ command) => askProxy(folder, command),
+    proxyStates: () => proxyStates(folder),
+  }
 }
 
-/** Waits until HAProxy sees all hosts like this. */
+/**
+ * A connection to a host's balancer itself, on which nothing is said.
+ * @param {Fleet} fleet
+ * @param {import('../../examples/fleet/fleet').Host} host
+ */
+async function connectTo(fleet, { name, address }) {
+  const [, header, ...rows] = (await fleet.askProxy('show servers state app')).trim().split('\n')
+  const [, ...fields] = header.split(' ')
+  const row = rows.map((line) => line.split(' ')).find((row) => row[fields.indexOf('srv_name')] === name)
+  const socket = net.connect(Number(row[fields.indexOf('srv_port')]), address)
+  await once(socket, 'connect')
+  return socket.on('error', () => {})
+}
+
+/**
+ * Waits until HAProxy sees all hosts like this.
+ * @param {{ proxyStates: Fleet['proxyStates'] }} fleet
+ * @param {Record<string, string>} states
+ */
 async function proxySees(fleet, states) {
   await until(async () => {
     const seen = await fleet.proxyStates()
@@ -284,4 +311,4 @@ function someWorker(room) {
   return pid
 }
 
-module.exports = { Room, missingFleet, proxyBefore, proxySees, someWorker, startFleet }
+module.exports = { Room, connectTo, missingFleet, proxyBefore, proxySees, someWorker, startFleet }

@@ -6,10 +6,13 @@
 // developer's machine and fail in CI. How long something took is told, and never asserted.
 
 const assert = require('node:assert/strict')
+const { EventEmitter, once } = require('node:events')
 const { describe, test: nodeTest } = require('node:test')
+const { Health } = require('../../examples/fleet/health')
 const { launch, skip: noBrowser } = require('../support/browser')
 const { loopback, request, until } = require('../support/client')
-const { Room, missingFleet, proxyBefore, proxySees, someWorker, startFleet } = require('../support/fleet')
+const { Room, connectTo, missingFleet, proxyBefore, proxySees, someWorker, startFleet } = require('../support/fleet')
+const { freePort } = require('../support/places')
 const { signal } = require('../support/process')
 
 const TIMEOUT = 150_000
@@ -37,7 +40,7 @@ function assertRecovered(noticed, members) {
   }
 }
 
-const UP = { h1: 'UP', h2: 'UP', h3: 'UP' }
+const UP = { h1: 'UP 100%', h2: 'UP 100%', h3: 'UP 100%' }
 
 test('who notices that a part of the fleet ends', {}, async (t) => {
   // Sessions may keep an old worker for longer than this test takes.
@@ -113,8 +116,7 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
 
   await t.test('a host takes no new clients: nobody notices, and who is new goes elsewhere', async () => {
     const noticed = await room.incident('A host took no new clients', [], async () => {
-      // By hand, as its agent, asked meanwhile, would say that it does.
-      await fleet.askProxy('disable agent app/h1; set server app/h1 state drain')
+      await fleet.askProxy('set server app/h1 state drain')
       await proxySees(fleet, { h1: 'DRAIN' })
       const fresh = new Room(t, fleet, 12)
       await fresh.settled()
@@ -123,7 +125,7 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
     })
     assertOnly(noticed, [])
     assert.ok(room.of({ host: h1.name, transport: 'polling' }).length > 0)
-    await fleet.askProxy('enable agent app/h1')
+    await fleet.askProxy('set server app/h1 state ready')
     await proxySees(fleet, UP)
   })
 
@@ -137,7 +139,10 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
         for (const host of fleet.hosts) {
           // There is no event for it: who has come back may still have to be settled.
           await room.settled()
+          // The version before waits for who says nothing; nobody else has to.
+          const silent = await connectTo(fleet, host)
           await fleet.startHost(host)
+          silent.destroy()
         }
       })
       assertOnly(noticed, polling)
@@ -154,19 +159,29 @@ test('who notices that a part of the fleet ends', {}, async (t) => {
 
   await t.test('a host leaves: HAProxy sends it nobody new, and its sessions are recovered elsewhere', async () => {
     const polling = room.of({ host: h3.name, transport: 'polling' })
+    // The WebSockets of the room are at the version before.
+    const guests = new Room(t, fleet, 24)
+    await guests.settled()
+    const staying = guests.of({ host: h3.name, transport: 'websocket' })
+    assert.ok(staying.length > 0)
     h3.wanted = false
     const noticed = await room.incident('A host left', polling, async () => {
       signal(h3.primary.pid, 'SIGTERM')
-      await proxySees(fleet, { h3: 'DRAIN' })
+      await proxySees(fleet, { h3: 'UP 0%' })
     })
     assertOnly(noticed, polling)
     assertRecovered(noticed, polling)
     assert.deepEqual(room.of({ host: h3.name, transport: 'polling' }), [])
-    // It comes back, and is told apart from one that still leaves.
-    await fleet.killHost(h3)
-    await fleet.startHost(h3)
-    await proxySees(fleet, UP)
-    await room.settled()
+    // It comes back while those go on at the version that leaves.
+    const { primary } = h3
+    const again = await room.incident('It came back', [], async () => {
+      await fleet.startHost(h3)
+      await proxySees(fleet, UP)
+    })
+    assertOnly(again, [])
+    assert.equal(primary.exitCode, null)
+    assert.ok(staying.every(({ losses }) => losses.length === 0))
+    guests.end()
   })
 })
 
@@ -190,6 +205,38 @@ test('HAProxy: who is new and refused with 503 is sent to another host; who has 
   assert.deepEqual(asked, ['h1', 'h2', 'h3'])
   // A host that nobody has heard of is as good as none.
   assert.match((await request(port, { path: '/socket.io/?EIO=4&sid=h9.a.b' })).body, /^h[123]$/)
+})
+
+test('HAProxy: who an operator takes out of service stays out, whatever the agent says', {}, async (t) => {
+  const balancer = Object.assign(new EventEmitter(), { listening: true, stats: () => ({ slots: [{ pid: 1 }] }) })
+  const health = new Health(balancer)
+  t.after(() => health.close())
+  const ports = [await freePort('127.0.0.1'), await freePort('127.0.0.1')]
+  await health.listen(...ports, '127.0.0.1')
+  const proxy = await proxyBefore(t, { h1: 200, h2: 200, h3: 200 }, ports)
+  const { port } = proxy
+  /** Each host's agent is asked, and what it said before has been heard. */
+  const heard = async () => {
+    for (let n = 0; n < 9; n++) await once(health, 'told')
+  }
+  const everybody = async () => {
+    const answers = Array.from({ length: 24 }, (_, n) => request(port, { localAddress: loopback(n) }))
+    return new Set((await Promise.all(answers)).map(({ body }) => body))
+  }
+  for (const state of ['drain', 'maint']) {
+    await proxy.askProxy(`set server app/h1 state ${state}`)
+    await heard()
+    assert.match((await proxy.proxyStates()).h1, new RegExp(`^${state}`, 'i'))
+    assert.deepEqual(await everybody(), new Set(['h2', 'h3']))
+    await proxy.askProxy('set server app/h1 state ready')
+    await proxySees(proxy, UP)
+    assert.deepEqual(await everybody(), new Set(['h1', 'h2', 'h3']))
+  }
+  // A host that leaves keeps who has a session.
+  health.drain()
+  await proxySees(proxy, { h1: 'UP 0%', h2: 'UP 0%', h3: 'UP 0%' })
+  assert.equal((await request(port)).status, 503)
+  assert.equal((await request(port, { path: '/socket.io/?EIO=4&sid=h1.a.b' })).body, 'h1')
 })
 
 describe('smaller fleets', { concurrency: 2 }, () => {

@@ -2,7 +2,8 @@
 
 // Starts what makes a fleet on one machine, and stops it: Redis and its replica, three hosts, and HAProxy in front. A host
 // is a network namespace of its own where that is allowed, and else an address of loopback. In the place of this file, a
-// fleet has machines, and on each systemd or another manager that starts host.js again when it ends.
+// fleet has machines, and on each systemd or another manager that starts host.js again when it fails (Restart=on-failure).
+// Not whenever it ends: a version that was superseded would take over again, from the one that had superseded it.
 
 const { execFileSync, spawn } = require('node:child_process')
 const { randomBytes } = require('node:crypto')
@@ -141,8 +142,8 @@ class Fleet extends EventEmitter {
     primary.once('exit', (code, signal) => {
       // Who ends by itself has waited for its workers; whose primary was killed may have left some.
       if (code === 0) host.groups.delete(primary.pid)
-      if (this.#stopped || !host.wanted || host.primary !== primary) return
-      this.emit('log', `${host.name} ended (${signal ?? code}), and is started again.`)
+      if (code === 0 || this.#stopped || !host.wanted || host.primary !== primary) return
+      this.emit('log', `${host.name} failed (${signal ?? code}), and is started again.`)
       setTimeout(() => !this.#stopped && host.wanted && this.startHost(host).catch(() => {}), RESTART)
     })
     await Promise.race([
@@ -269,20 +270,13 @@ class Fleet extends EventEmitter {
   }
 
   /** Says something to HAProxy's own socket, and returns the answer. */
-  async askProxy(command) {
-    const socket = net.connect(path.join(this.#folder, 'haproxy.sock'))
-    socket.end(`${command}\n`)
-    let text = ''
-    for await (const chunk of socket) text += chunk
-    return text
+  askProxy(command) {
+    return askProxy(this.#folder, command)
   }
 
-  /** How HAProxy sees the hosts: UP, DOWN, DRAIN; by their names. */
-  async proxyStates() {
-    const lines = (await this.askProxy('show stat -1 4 -1')).trim().split('\n')
-    const fields = lines[0].replace('# ', '').split(',')
-    const rows = lines.slice(1).map((line) => line.split(','))
-    return Object.fromEntries(rows.map((row) => [row[fields.indexOf('svname')], row[fields.indexOf('status')]]))
+  /** How HAProxy sees the hosts. */
+  proxyStates() {
+    return proxyStates(this.#folder)
   }
 
   // ---- Processes and namespaces ----
@@ -347,6 +341,24 @@ class Fleet extends EventEmitter {
   }
 }
 
+/** Says something to the own socket of the HAProxy that has this folder, and returns the answer. */
+async function askProxy(folder, command) {
+  const socket = net.connect(path.join(folder, 'haproxy.sock'))
+  socket.end(`${command}\n`)
+  let text = ''
+  for await (const chunk of socket) text += chunk
+  return text
+}
+
+/** How it sees the hosts, and how many new clients each is to get: 'UP 100%', 'UP 0%', 'DOWN 100%'; by their names. */
+async function proxyStates(folder) {
+  const lines = (await askProxy(folder, 'show stat -1 4 -1')).trim().split('\n')
+  const fields = lines[0].replace('# ', '').split(',')
+  const rows = lines.slice(1).map((line) => line.split(','))
+  const [name, status, weight] = ['svname', 'status', 'weight'].map((field) => fields.indexOf(field))
+  return Object.fromEntries(rows.map((row) => [row[name], `${row[status]} ${row[weight]}%`]))
+}
+
 /** Waits until a program has said something. */
 async function waitFor(child, words) {
   let said = ''
@@ -402,4 +414,4 @@ function missing() {
   if (!fs.existsSync(path.join(__dirname, 'node_modules'))) return 'its packages are not installed: npm run setup:fleet'
 }
 
-module.exports = { CONFIG, Fleet, find, freePort, missing }
+module.exports = { CONFIG, Fleet, askProxy, find, freePort, missing, proxyStates }

@@ -45,42 +45,30 @@ const balancer = sticky.createBalancer(() => workers, {
   maxRetries: 100,
   retryDelay: 100,
 })
-const health = new Health(balancer)
+const health = new Health(balancer, TAKE_OVER && `${TAKE_OVER}.health`)
 
-let leaving = false
+// Another version serves in its place; or leave() has closed it.
+balancer.once('superseded', retire)
+balancer.once('close', retire)
 
-// Either another version has taken over, which wants the ports of health, or leave() has closed it.
-balancer.on('close', () => {
-  if (!leaving) health.close()
-  // Each worker ends when its sessions have, and this process after the last.
-  const ends = workers.map((worker) => worker.connected && once(worker, 'exit'))
+/** Each worker ends when its sessions have, and this process after the last. */
+function retire() {
   for (const worker of workers) if (worker.connected) worker.disconnect()
-  Promise.all(ends).then(() => health.close())
-})
+}
 
 balancer.listen(Number(PORT), ADDRESS)
-answer()
-
-/** Answers the proxy from when all workers can be reached. */
-async function answer() {
-  const served = () => {
-    const { slots } = balancer.stats()
-    return slots.length === Number(WORKERS) && slots.every(({ pid }) => pid)
-  }
-  while (!served()) await once(balancer, 'slot')
-  await health.listen(Number(HEALTH_PORT), Number(AGENT_PORT), ADDRESS)
-  process.send?.('ready')
-}
+health.listen(Number(HEALTH_PORT), Number(AGENT_PORT), ADDRESS).then(() => process.send?.('ready'))
 
 process.once('SIGTERM', leave)
 
 /** Ends, so that nobody is sent here meanwhile. */
 async function leave() {
-  leaving = true
   // Who comes all the same is told to try another host.
   balancer.drain()
   health.drain()
-  await Promise.race([told('drain'), new Promise((resolve) => setTimeout(resolve, PATIENCE).unref())])
+  const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE).unref())
+  // Or until another version has taken over.
+  await Promise.race([told('drain'), once(balancer, 'close'), patience])
   balancer.close()
 }
 

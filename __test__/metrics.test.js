@@ -6,6 +6,7 @@ const assert = require('node:assert/strict')
 const diagnostics = require('node:diagnostics_channel')
 const { once } = require('node:events')
 const fs = require('node:fs')
+const net = require('node:net')
 const path = require('node:path')
 const { test } = require('node:test')
 const { metrics: openTelemetry } = require('@opentelemetry/api')
@@ -149,6 +150,28 @@ test('Prometheus reads of a balancer what stats() says, and answers the dashboar
     assert.ok(answer.length > 0, `nothing for ${query}`)
     for (const { value } of answer) assert.ok(Number.isFinite(value), `${value} for ${query}`)
   }
+})
+
+test('the metrics of a version that is superseded leave their port to the next one', TIMEOUT, async (t) => {
+  const [, recipe] = blocks('js')
+  const before = net.createServer().listen(0, '127.0.0.1')
+  await once(before, 'listening')
+  const { port } = before.address()
+  const takeOver = path.join(directory(t), 'balancer.sock')
+  const version = async () => {
+    const balancer = await balancing(t, [await listening(t, 'http')], { takeOver })
+    const { metrics } = run(recipe.replace('9464', `${port}`), balancer, 'metrics')
+    t.after(() => metrics.close())
+    return metrics
+  }
+  const first = await version()
+  await once(first, 'error')
+  before.close()
+  await once(first, 'listening')
+  const second = await version()
+  await until(() => second.listening)
+  assert.equal(first.listening, false)
+  assert.equal((await request(port, { path: '/metrics' })).status, 200)
 })
 
 test('the counters go on over close() and listen()', TIMEOUT, async (t) => {

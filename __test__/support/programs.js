@@ -34,6 +34,7 @@ const { BALANCER, CLUSTER, PRIMARY, SERVER, WORKER, WORKER_END } = require('./pr
 const { descendants, signal } = require('./process')
 
 const PRELOAD = path.join(__dirname, 'program-preload.js')
+const HEALTH = path.join(ROOT, 'examples', 'fleet', 'health.js')
 const BENCH = path.join(ROOT, 'bench', 'node_modules')
 
 // A worker that dies in the moment in which a test looks is no surprise.
@@ -116,7 +117,11 @@ function place(t, files, before) {
     }
   }
   const completed = before ? files : new Map([['cluster.js', CLUSTER], ['server.js', SERVER], ...files])
-  for (const [name, text] of completed) fs.writeFileSync(path.join(folder, name), text)
+  for (const [name, text] of completed) {
+    fs.writeFileSync(path.join(folder, name), text)
+    // Which the page says to copy.
+    if (text.includes("require('./health')")) fs.copyFileSync(HEALTH, path.join(folder, 'health.js'))
+  }
   return folder
 }
 
@@ -230,7 +235,7 @@ const WAYS = {
     await WAYS.http(running)
     const { status } = await request((await running.listens(1)).port, { path: '/health' })
     assert.equal(status, 200)
-    assert.equal(await readAll(net.connect((await running.listens(2)).port, '127.0.0.1')), 'up ready\n')
+    assert.equal(await readAll(net.connect((await running.listens(2)).port, '127.0.0.1')), 'up 100%\n')
   },
   async 'second port'(running) {
     const [{ port }, { port: second }] = [await running.listens(0), await running.listens(1)]

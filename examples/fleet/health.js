@@ -26,7 +26,6 @@ class Health extends EventEmitter {
   #servers
 
   /**
-   * Before the balancer listens.
    * @param {import('../..').Balancer} balancer
    * @param {string} [file] by which a version that leaves learns that the next one wants the ports. In a folder that nobody
    *   else may write in

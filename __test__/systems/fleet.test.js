@@ -207,8 +207,9 @@ test('HAProxy: who is new and refused with 503 is sent to another host; who has 
   assert.match((await request(port, { path: '/socket.io/?EIO=4&sid=h9.a.b' })).body, /^h[123]$/)
 })
 
-test('HAProxy: who an operator takes out of service stays out, whatever the agent says', {}, async (t) => {
-  const balancer = Object.assign(new EventEmitter(), { listening: true, stats: () => ({ slots: [{ pid: 1 }] }) })
+test('HAProxy: what health.js says is understood, and leaves alone what an operator has said', {}, async (t) => {
+  let pid = 1
+  const balancer = Object.assign(new EventEmitter(), { listening: true, stats: () => ({ slots: [{ pid }] }) })
   const health = new Health(balancer)
   t.after(() => health.close())
   const ports = [await freePort('127.0.0.1'), await freePort('127.0.0.1')]
@@ -232,6 +233,11 @@ test('HAProxy: who an operator takes out of service stays out, whatever the agen
     await proxySees(proxy, UP)
     assert.deepEqual(await everybody(), new Set(['h1', 'h2', 'h3']))
   }
+  // Without workers it is down when /health has said so for long enough, which is then not `DOWN (agent)`.
+  pid = null
+  await proxySees(proxy, { h1: 'DOWN 100%', h2: 'DOWN 100%', h3: 'DOWN 100%' })
+  pid = 2
+  await proxySees(proxy, UP)
   // A host that leaves keeps who has a session.
   health.drain()
   await proxySees(proxy, { h1: 'UP 0%', h2: 'UP 0%', h3: 'UP 0%' })

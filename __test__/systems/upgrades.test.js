@@ -46,7 +46,12 @@ async function host(t) {
     start: () => run(t, folder, { env: { NODE_OPTIONS: '', TAKE_OVER: path.join(folder, 'balancer.sock') } }),
     /** What the agent says; nothing in the moment in which it changes. */
     agent: () => readAll(net.connect(agent, '127.0.0.1')).catch(() => ''),
-    health: () => request(health, { path: '/health' }),
+    /** Whether all is well, and somebody says so. */
+    health: () =>
+      request(health, { path: '/health' }).then(
+        ({ status }) => status === 200,
+        () => false,
+      ),
   }
 }
 
@@ -75,7 +80,7 @@ test('fleet: the health ports change hands with the port, whoever is silent', TI
   assert.deepEqual(heard, new Set(['up 100%\n']))
   assert.equal(first.child.exitCode, null, 'the version before did not wait for the silent client')
   assert.ok(second.workers().includes(await workerOf(port)))
-  assert.equal((await health()).status, 200)
+  await second.until(health)
   silent.destroy()
   assert.deepEqual(await first.exited, { code: 0, by: null }, first.output)
 })

@@ -9,14 +9,15 @@ const fs = require('node:fs')
 const http = require('node:http')
 const net = require('node:net')
 
-// What HAProxy is told: that it lives, as it remembers `down` until it hears `up`; and by a weight whether it wants new
-// clients. Not `drain` and `ready`, which are words of people: `ready` ends what they have set by `set server … state`.
-const WORDS = { up: 'up 100%', drain: 'up 0%', down: 'down' }
+// What the agent says: that it lives, and by a weight whether it wants new clients. Not `ready` and `drain`, which are words of
+// people: `ready` ends what they have set by `set server … state`. Nothing when it is down. That is for /health, of which HAProxy
+// counts the answers: for a moment nobody serves either when another version takes over.
+const WORDS = { up: 'up 100%', drain: 'up 0%' }
 
 // Before the ports are tried again, which another version of the program has, in milliseconds.
 const RETRY = 50
 
-/** Emits 'told' with a state whenever a proxy has asked for it. */
+/** Emits 'told' with a state whenever the agent has told it. */
 class Health extends EventEmitter {
   #balancer
   #file
@@ -42,9 +43,9 @@ class Health extends EventEmitter {
     })
     const agent = net.createServer((socket) => {
       socket.on('error', () => {})
-      // An agent that does not answer changes nothing.
-      if (this.#isReplaced()) return socket.destroy()
       const { state } = this
+      // An agent that does not answer changes nothing.
+      if (this.#isReplaced() || state === 'down') return socket.destroy()
       socket.end(`${WORDS[state]}\n`, () => this.emit('told', state))
     })
     this.#servers = [web, agent]

@@ -3,11 +3,12 @@
 // The programs of docs/fleet.md and docs/deployment.md from which another version takes over: two versions of each.
 
 const assert = require('node:assert/strict')
+const { randomInt } = require('node:crypto')
 const { once } = require('node:events')
 const net = require('node:net')
 const path = require('node:path')
 const { test } = require('node:test')
-const { connect, readAll, request } = require('../support/client')
+const { loopback, readAll, request } = require('../support/client')
 const { blocksOf } = require('../support/markdown')
 const { freePort } = require('../support/places')
 const { signal } = require('../support/process')
@@ -22,14 +23,15 @@ function program(page, words) {
   return programsOf(blocks).find(({ files }) => files.get('cluster.js')?.includes(words)).files
 }
 
-/** The host of docs/fleet.md, whose versions all have the same ports. */
+/** The host of docs/fleet.md, whose versions all have the same ports: of an address from which nobody connects. */
 async function host(t) {
-  const [port, health, agent] = [await freePort('127.0.0.1'), await freePort('127.0.0.1'), await freePort('127.0.0.1')]
+  const address = loopback(randomInt(1 << 16, 1 << 23))
+  const ports = [await freePort(address), await freePort(address), await freePort(address)]
+  const [port, health, agent] = ports.map((port) => ({ port, host: address, localAddress: '127.0.0.1' }))
   const text = program('docs/fleet.md', 'TAKE_OVER')
     .get('cluster.js')
-    .replace('8081', `${port}`)
-    .replace('8082', `${health}`)
-    .replace('8083', `${agent}`)
+    .replace('8081', `${port.port}, '${address}'`)
+    .replace("8082, 8083, '127.0.0.1'", `${health.port}, ${agent.port}, '${address}'`)
     // So that the balancer waits for what a client says.
     .replace('{ takeOver', "{ affinity: { query: 'sid' }, takeOver")
   // A session is a response that does not end.
@@ -42,13 +44,13 @@ async function host(t) {
     ]),
   )
   return {
-    port,
+    to: port,
     start: () => run(t, folder, { env: { NODE_OPTIONS: '', TAKE_OVER: path.join(folder, 'balancer.sock') } }),
     /** What the agent says; nothing in the moment in which it changes. */
-    agent: () => readAll(net.connect(agent, '127.0.0.1')).catch(() => ''),
+    agent: () => readAll(net.connect(agent)).catch(() => ''),
     /** Whether all is well, and somebody says so. */
     health: () =>
-      request(health, { path: '/health' }).then(
+      request(health.port, { ...health, path: '/health' }).then(
         ({ status }) => status === 200,
         () => false,
       ),
@@ -56,19 +58,20 @@ async function host(t) {
 }
 
 /** The worker that answers. */
-async function workerOf(port) {
-  const { status, body } = await request(port)
+async function workerOf(to) {
+  const { status, body } = await request(to.port, to)
   assert.equal(status, 200, body)
   return Number(body.match(/worker (\d+)/)[1])
 }
 
 test('fleet: the health ports change hands with the port, whoever is silent', TIMEOUT, async (t) => {
-  const { port, start, agent, health } = await host(t)
+  const { to, start, agent, health } = await host(t)
   const first = start()
   await first.until(async () => (await agent()) === 'up 100%\n')
-  const silent = await connect(port)
+  const silent = net.connect(to)
+  await once(silent, 'connect')
   t.after(() => silent.destroy())
-  assert.ok(first.workers().includes(await workerOf(port)))
+  assert.ok(first.workers().includes(await workerOf(to)))
   const second = start()
   const heard = new Set()
   await second.until(async () => {
@@ -79,17 +82,18 @@ test('fleet: the health ports change hands with the port, whoever is silent', TI
   heard.delete('')
   assert.deepEqual(heard, new Set(['up 100%\n']))
   assert.equal(first.child.exitCode, null, 'the version before did not wait for the silent client')
-  assert.ok(second.workers().includes(await workerOf(port)))
+  assert.ok(second.workers().includes(await workerOf(to)))
   await second.until(health)
   silent.destroy()
   assert.deepEqual(await first.exited, { code: 0, by: null }, first.output)
 })
 
 test('fleet: a version that leaves gives the health ports to one that is started meanwhile', TIMEOUT, async (t) => {
-  const { port, start, agent } = await host(t)
+  const { to, start, agent } = await host(t)
   const first = start()
   await first.until(async () => (await agent()) === 'up 100%\n')
-  const session = await connect(port)
+  const session = net.connect(to)
+  await once(session, 'connect')
   t.after(() => session.destroy())
   session.write('GET /session HTTP/1.1\r\nHost: x\r\n\r\n')
   await once(session, 'data')
@@ -113,11 +117,11 @@ test('deployment: workers serve until the last of several balancers is supersede
   const start = (env) => run(t, folder, { env: { RUNTIME_DIRECTORY: folder, ...env } })
   const first = start()
   await served(first)
-  const [{ port: site }, { port: admin }] = [await first.listens(0), await first.listens(1)]
+  const [site, admin] = [await first.listens(0), await first.listens(1)]
   const second = start({ LATE: 'admin' })
-  await second.until(async () => second.workers().includes(await workerOf(site)))
-  for (let n = 0; n < 20; n++) assert.ok(first.workers().includes(await workerOf(admin)))
+  await second.until(async () => second.workers().includes(await workerOf({ port: site.port })))
+  for (let n = 0; n < 20; n++) assert.ok(first.workers().includes(await workerOf({ port: admin.port })))
   for (const pid of second.workers()) signal(pid, 'SIGUSR2')
   assert.deepEqual(await first.exited, { code: 0, by: null }, first.output)
-  for (const port of [site, admin]) assert.ok(second.workers().includes(await workerOf(port)))
+  for (const { port } of [site, admin]) assert.ok(second.workers().includes(await workerOf({ port })))
 })

@@ -15,9 +15,10 @@ const { test } = require('node:test')
 const sticky = require('..')
 const { scenarios } = require('./fixtures/net-server-scenarios')
 const { play } = require('./fixtures/net-server-stage')
-const { parallel, readAll } = require('./support/client')
+const { parallel, readAll, request, until } = require('./support/client')
 const { directory } = require('./support/places')
 const { FIXTURES, Fixture, start } = require('./support/process')
+const { listening } = require('./support/worker-server')
 
 const LINUX = process.platform === 'linux'
 
@@ -144,6 +145,26 @@ for (const policy of ['SCHED_RR', 'SCHED_NONE']) {
     assert.equal(await said(fixture, 'exit'), 0)
   })
 }
+
+test('connections to a descriptor that was given wait, with no patience, for the first worker', TIMEOUT, async (t) => {
+  // As of systemd: whoever has it does not accept.
+  const handle = net._createServerHandle('127.0.0.1', 0, 4)
+  t.after(() => handle.close())
+  const table = []
+  const balancer = sticky.createBalancer(() => table, { maxRetries: 0 })
+  t.after(() => balancer.close())
+  balancer.listen({ fd: handle.fd })
+  await once(balancer, 'listening')
+  const answers = Array.from({ length: 20 }, () => request(balancer.address().port))
+  table.push((await listening(t, 'http')).child)
+  for (const answer of answers) assert.equal((await answer).status, 200)
+  const { accepted, adopted } = balancer.stats()
+  assert.deepEqual([accepted, adopted], [20, 20])
+  // From then on all is as ever.
+  table.pop()
+  await until(() => balancer.stats().slots.length === 0)
+  assert.equal((await request(balancer.address().port)).status, 502)
+})
 
 test('what listen() cannot do in a worker of node:cluster is an error event', TIMEOUT, async (t) => {
   for (const host of [null, '127.0.0.1']) {

@@ -44,6 +44,7 @@ const lost = (id, client, error = 'ECONNRESET') => ({ ...CONNECTION, id, client,
 const answered = (id, pid, t = 20_005) => ({ t, pid, what: 'answered', id, key: '' })
 const adopted = (client, pid, t = 20_004) => ({ t, pid, what: 'adopted', key: `${client}:1` })
 const table = (t, pids, pid = 10) => ({ t, pid, what: 'table', pids })
+const takeover = (t, pid) => ({ t, pid, what: 'takeover' })
 const kill = (pid, from = 20_006) => ({ kind: 'kill', pid, from, to: from })
 const TABLE = [{ t: 0, pid: 10, what: 'slots', count: 2, slotOf: [0, 1] }, table(0, [11, 12])]
 
@@ -77,11 +78,11 @@ const cases = {
     'answered',
   ],
   'an answer of a primary that has not taken over yet': [
-    { exchanges: [of('1', 'a', 21)], entries: [answered('1', 21), table(19_000, [21, null], 20)] },
+    { exchanges: [of('1', 'a', 21)], entries: [answered('1', 21), table(19_000, [21, 22], 20)] },
     'sticky',
   ],
   'an answer of a primary that has taken over': [
-    { exchanges: [of('1', 'a', 21)], entries: [answered('1', 21), table(10_000, [21, 22], 20)] },
+    { exchanges: [of('1', 'a', 21)], entries: [answered('1', 21), table(10_000, [21, 22], 20), takeover(10_000, 20)] },
     'answered',
   ],
   'other slots for clients after an upgrade': [
@@ -245,6 +246,7 @@ const cases = {
       kernel: true,
       entries: [
         table(10_000, [21, 22], 20),
+        takeover(10_000, 20),
         { t: 20_000, pid: 10, what: 'closed', stats: { ...counters(), accepted: 5 } },
       ],
     },

@@ -46,6 +46,8 @@ class Balancer extends net.Server {
   #obstacle
   /** @type {string | undefined} the same of the latest listen() */
   #obstacleHere
+  /** Whether that was given a descriptor, which somebody else has as well. */
+  #isShared = false
   #draining = false
   /** @type {import('../../native').Inheritance | undefined} of the primary that the next session takes over from */
   #inheritance
@@ -64,7 +66,8 @@ class Balancer extends net.Server {
     const begin = () => {
       const inheritance = this.#inheritance
       this.#inheritance = undefined
-      const session = new Session(this, checked, table, this.#obstacleHere, inheritance, () => {
+      const place = { obstacle: this.#obstacleHere, isShared: this.#isShared, inheritance }
+      const session = new Session(this, checked, table, place, () => {
         this.#sessions.delete(session)
         this.#past = sum(this.#past, session.stats())
       })
@@ -104,6 +107,7 @@ class Balancer extends net.Server {
     try {
       if (takeOver !== undefined) this.#inheritance = inherit(takeOver, obstacleToTakeOver(handle, addressType, fd))
       this.#obstacleHere = this.#obstacle ?? obstacleTo(handle, addressType, fd, flags)
+      this.#isShared = typeof fd === 'number' && fd >= 0
       if (this.#inheritance?.steered === false) this.#obstacleHere ??= 'the socket that was taken over is a single one'
       if (steering === 'kernel' && this.#obstacleHere) throw kernelCannotSteer(this.#obstacleHere)
       if (!this.#inheritance) return listen2(address, port, addressType, backlog, fd, flags)

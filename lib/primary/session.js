@@ -50,6 +50,14 @@ process.on('exit', () => {
 })
 
 /**
+ * Where a balancer listens.
+ * @typedef {object} Place
+ * @property {string | undefined} obstacle why the kernel cannot steer there
+ * @property {boolean} isShared whether the socket was given, so that somebody else has it as well
+ * @property {native.Inheritance | undefined} inheritance of the primary that it takes over from
+ */
+
+/**
  * @typedef {object} Channel
  * @property {number} id what the worker knows it by
  * @property {Member} member
@@ -81,6 +89,8 @@ class Session {
   #pipe = false
   /** @type {string | undefined} why the kernel does not steer */
   #obstacle
+  /** Whether somebody else has the socket as well. */
+  #isShared
   /** @type {native.Inheritance | undefined} until it takes over */
   #inheritance
   /** How many slots the primary has that it takes over from. */
@@ -106,16 +116,16 @@ class Session {
    * @param {import('node:net').Server & Record<string, any>} server
    * @param {import('../options').Options} options
    * @param {import('../..').ActiveWorkers} activeWorkers
-   * @param {string | undefined} obstacle why the kernel cannot steer
-   * @param {native.Inheritance | undefined} inheritance of the primary that it takes over from
+   * @param {Place} place
    * @param {() => void} onEnd called when the counters will not change any more
    */
-  constructor(server, options, activeWorkers, obstacle, inheritance, onEnd) {
+  constructor(server, options, activeWorkers, { obstacle, isShared, inheritance }, onEnd) {
     this.#server = server
     this.#onEnd = onEnd
     this.#options = options
     this.#activeWorkers = activeWorkers
     this.#obstacle = obstacle
+    this.#isShared = isShared
     this.#inheritance = inheritance
     // Native code takes the inheritance away.
     this.#slotsBefore = inheritance?.slots ?? 0
@@ -160,6 +170,7 @@ class Session {
     const steer = this.#obstacle === undefined
     debug(steer ? 'the kernel steers' : 'connections are handed over: %s', this.#obstacle ?? '')
     if (this.#inheritance) return this.#native.standBy(this.#inheritance, steer)
+    if (this.#isShared) return this.#native.listenLater(fd, backlog)
     return this.#native.listen(fd, backlog, steer)
   }
 

@@ -17,19 +17,17 @@ class Timeline {
 
   /** @param {Entry[]} entries in order */
   constructor(entries) {
-    /** @type {Set<number>} primaries that serve, or did */
-    const reigned = new Set()
-    let reigning = 0
+    /** @type {number | undefined} the first one, until another takes over */
+    let reigning
+    /** @type {Map<number, (number | null)[]>} the last table of each primary */
+    const latest = new Map()
     for (const { t, pid, what, ...fields } of entries) {
       if (what === 'slots') this.#learn(fields.count, fields.slotOf)
-      if (what !== 'table') continue
-      const { pids } = fields
-      // One that takes over does so once all its slots have workers, and ends the reign of the one before.
-      if (!reigned.has(pid) && pids.length > 0 && pids.every(Boolean)) {
-        reigned.add(pid)
-        reigning = pid
-      }
-      if (pid !== reigning) continue
+      if (what === 'table') latest.set(pid, fields.pids)
+      else if (what !== 'takeover') continue
+      if (what === 'takeover' || reigning === undefined) reigning = pid
+      const pids = latest.get(pid)
+      if (pid !== reigning || !pids) continue
       const last = this.tables.at(-1)
       if (last) last.to = t
       this.tables.push({ from: t, to: Infinity, primary: pid, pids })

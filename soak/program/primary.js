@@ -21,8 +21,7 @@ const { activeWorkers } = workers
 const balancer = sticky.createBalancer({
   ...(activeWorkers && { activeWorkers }),
   ...configuration.options,
-  // Typed once it is documented.
-  .../** @type {object} */ ({ takeOver }),
+  takeOver,
 })
 
 // A slot without a worker comes and goes without an event.
@@ -50,6 +49,7 @@ process.on('warning', (/** @type {any} */ { code, message }) => log('warning', {
 balancer.on('slot', logTable)
 setInterval(() => balancer.listening && logTable(), LOOK_EVERY).unref()
 balancer.on('refuse', (event) => log('refused', event))
+balancer.on('takeover', () => log('takeover', {}))
 balancer.on('close', () => {
   log('closed', { stats: balancer.stats() })
   tell({ closed: true })

@@ -68,6 +68,12 @@ impl Balancer {
         }
     }
 
+    /// The same for a socket that somebody else has as well: connections wait in its queue for the first worker. They are
+    /// handed over.
+    pub fn listen_later(&mut self, socket: OwnedFd, backlog: i32) -> io::Result<()> {
+        self.core.hand_over_later(socket, backlog)
+    }
+
     /// Keeps the sockets of another primary, which serves until [`take_over`](Self::take_over).
     pub fn stand_by(&mut self, inheritance: Inheritance, way: Way) -> io::Result<()> {
         let Inheritance { sockets, backlog, channel, .. } = inheritance;

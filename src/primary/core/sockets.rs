@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::task::AbortHandle;
@@ -15,6 +15,9 @@ use crate::primary::handover::accept::{self, Spare, Turn};
 use crate::primary::kernel::Steering;
 use crate::primary::kernel::group::Group;
 use crate::sys::{readiness, socket};
+
+/// How long connections wait in a queue of the kernel for the first worker.
+pub(super) const HELD: Duration = Duration::from_secs(60);
 
 /// What a queue of the kernel holds beyond what may wait for a worker, so that there is room until it is looked at.
 const SPARE_BACKLOG: usize = 1024;
@@ -28,6 +31,25 @@ impl Core {
     ) -> io::Result<()> {
         socket::listen(socket.as_fd(), backlog)?;
         self.accept_from(vec![Arc::new(socket)], backlog)
+    }
+
+    /// The same for a socket that somebody else has as well, in whose queue connections wait for the first worker.
+    pub(in crate::primary) fn hand_over_later(
+        self: &Arc<Self>,
+        socket: OwnedFd,
+        backlog: i32,
+    ) -> io::Result<()> {
+        socket::listen(socket.as_fd(), backlog)?;
+        self.hold(vec![Arc::new(socket)], backlog);
+        Ok(())
+    }
+
+    /// Hands over the connections of these sockets once there is a worker.
+    pub(super) fn hold(self: &Arc<Self>, sockets: Vec<Arc<OwnedFd>>, backlog: i32) {
+        self.ask(|state, now| {
+            state.listening = (sockets, backlog);
+            state.held_until = Some(now + HELD);
+        });
     }
 
     /// Hands over all connections of these sockets.

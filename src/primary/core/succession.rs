@@ -4,8 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::sockets::HELD;
 use super::{Core, RETRY, State};
 use crate::channel::frame::{Frame, MAX_BATCH};
 use crate::primary::config::Way;
@@ -14,9 +15,6 @@ use crate::primary::report::Report;
 use crate::primary::workers::channel::{End, Sent};
 use crate::primary::workers::table::Channel;
 use crate::worker::intake::Delivery;
-
-/// How long connections wait for the first worker where there is no other primary any more.
-const HELD: Duration = Duration::from_secs(60);
 
 /// The sockets of another primary, which accepts from them.
 pub(super) struct Standby {
@@ -54,18 +52,10 @@ impl Core {
     }
 
     fn try_to_serve(self: &Arc<Self>, ready: bool) -> io::Result<()> {
-        let standby = {
-            let mut state = self.lock();
-            let standby = state.standby.take();
-            if standby.is_some() {
-                state.inherited = true;
-                state.held_until = (!ready).then(|| Instant::now() + HELD);
-            }
-            standby
-        };
+        let standby = self.lock().standby.take();
         let Some(Standby { sockets, backlog, way }) = standby else { return Ok(()) };
         match way {
-            Way::HandOver if !ready => self.ask(|state, _| state.listening = (sockets, backlog)),
+            Way::HandOver if !ready => self.hold(sockets, backlog),
             Way::HandOver => {
                 if let Err(error) = self.accept_from(sockets.clone(), backlog) {
                     self.lock().standby = Some(Standby { sockets, backlog, way });
@@ -74,9 +64,12 @@ impl Core {
             }
             Way::Kernel => {
                 let hasher = self.config.identifier.hasher.clone();
+                let held_until = (!ready).then(|| Instant::now() + HELD);
+                self.lock().held_until = held_until;
                 self.steer_group(Group::adopt(sockets, hasher, backlog));
             }
         }
+        self.lock().inherited = true;
         (self.report)(Report::TookOver);
         Ok(())
     }

@@ -68,12 +68,12 @@ declare namespace sticky {
    * (the option `proxyProtocol`), as `socket.remoteAddress` and its kind are the client's then. Its properties
    * are missing when the proxy came through a unix socket.
    *
-   * @param socket of `net`, `tls`, an HTTP/1 request (`request.socket`), or an HTTP/2 session or stream's
-   * session (`session.socket`)
+   * @param socket of `net` or `tls`, or an HTTP/2 session's (`session.socket`); or a request
    * @returns `undefined` for any other connection, and once the socket is closed
+   * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: neither request nor socket
    * @since 4.0.0
    */
-  function proxyAddress(socket: Socket): ProxyAddress | undefined
+  function proxyAddress(socket: IncomingMessage | Socket): ProxyAddress | undefined
 
   interface ProxyAddress {
     address?: string
@@ -99,6 +99,7 @@ declare namespace sticky {
    *
    * @param request the one that begins the session
    * @returns without the option `affinity`, random characters alone
+   * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: neither request nor socket
    * @example
    * ```js
    * io.engine.generateId = sticky.generateId
@@ -297,8 +298,10 @@ declare namespace sticky {
     name?: string | undefined
   }
 
-  /** Where requests show the token of their session; the query goes first. At least one of the two. */
-  interface Affinity {
+  /** Where requests show the token of their session: `query`, `cookie` or both. The query goes first. */
+  type Affinity = AffinityOptions & ({ query: string } | { cookie: string | AffinityCookie })
+
+  interface AffinityOptions {
     /**
      * A parameter of the query, whose value is a token or ends in a dot and a token: `'sid'` for socket.io and engine.io
      * with `sticky.generateId`. Not empty.

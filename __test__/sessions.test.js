@@ -5,6 +5,7 @@
 const assert = require('node:assert/strict')
 const { once } = require('node:events')
 const http = require('node:http')
+const net = require('node:net')
 const { test } = require('node:test')
 const sticky = require('..')
 const { connect, loopback, parallel, readAll, request, until } = require('./support/client')
@@ -343,7 +344,17 @@ test('tokens are of requests and sockets of a balancer that tells sessions apart
   assert.deepEqual(Object.keys(await ask(port)), ['pid'])
   assert.equal(sticky.token(new http.IncomingMessage(null)), undefined)
   assert.match(sticky.generateId(new http.IncomingMessage(null)), /^[\w-]{20}$/)
-  for (const nonsense of [undefined, null, 7, 'socket', {}, { socket: 7 }]) {
-    assert.throws(() => sticky.token(nonsense), { code: 'ERR_INVALID_ARG_TYPE', message: /"from" argument/ })
+})
+
+test('what is neither request nor socket has no token, no id and no proxy', () => {
+  const code = 'ERR_INVALID_ARG_TYPE'
+  for (const nonsense of [undefined, null, 7, 'socket', {}, { socket: 7 }, http.createServer(), net.createServer()]) {
+    assert.throws(() => sticky.token(nonsense), { code, message: /"from" argument must be a request of http/ })
+    assert.throws(() => sticky.generateId(nonsense), { code, message: /"request" argument/ })
+    assert.throws(() => sticky.proxyAddress(nonsense), { code, message: /"socket" argument/ })
+  }
+  for (const sound of [new net.Socket(), new http.IncomingMessage(new net.Socket()), new http.IncomingMessage(null)]) {
+    assert.equal(sticky.token(sound), undefined)
+    assert.equal(sticky.proxyAddress(sound), undefined)
   }
 })

@@ -2,6 +2,7 @@
 
 // Checks of values that users pass, whatever they are for. What is wrong is named as the user wrote it.
 
+const { Stream } = require('node:stream')
 const { invalidArgType, invalidArgValue, outOfRange } = require('./errors')
 const warnings = require('./warnings')
 const native = require('../native')
@@ -106,4 +107,16 @@ function checkOneOf(value, name, values) {
   return known
 }
 
-module.exports = { check, checkBoolean, checkInteger, checkNumber, checkOneOf, checkText, checkToken }
+/**
+ * The socket that a value is, or that it has if it is a request. (Where a program is tried without a network, a request has
+ * what is no socket, or none.)
+ * @param {any} value
+ * @param {string} name
+ */
+function checkSocket(value, name) {
+  const socket = value?.socket ?? value
+  if (value instanceof Stream || socket instanceof Stream) return socket
+  throw invalidArgType(name, 'a request of http, or a socket', value)
+}
+
+module.exports = { check, checkBoolean, checkInteger, checkNumber, checkOneOf, checkSocket, checkText, checkToken }

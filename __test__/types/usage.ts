@@ -42,9 +42,12 @@ const drains: boolean = createBalancer().draining
 createBalancer().drain(false)
 createBalancer({ affinity: { query: 'sid', fallback: 'address' } })
 createBalancer({ affinity: { cookie: { name: 'sticky', sameSite: 'none', maxAge: 60 } } })
+const affinity: sticky.Affinity = { cookie: 'sticky', fallback: 'room' }
+createBalancer({ affinity })
 const request = new http.IncomingMessage(new net.Socket())
 const token: string | undefined = sticky.token(request) ?? sticky.token(request.socket)
 const id: string = sticky.generateId(request)
+const proxy: sticky.ProxyAddress | undefined = sticky.proxyAddress(request) ?? sticky.proxyAddress(request.socket)
 
 const listens: true = listen(net.createServer())
 listen(http2.createSecureServer(), { name: 'admin' })
@@ -58,8 +61,14 @@ createBalancer(() => pool, { activeWorkers: () => pool })
 createBalancer().on('slot', ({ worker }) => worker)
 // @ts-expect-error no such fallback
 createBalancer({ affinity: { query: 'sid', fallback: 'hash' } })
+// @ts-expect-error neither query nor cookie
+createBalancer({ affinity: {} })
+// @ts-expect-error neither query nor cookie
+createBalancer({ affinity: { fallback: 'address' } })
 // @ts-expect-error a request or a socket
 sticky.token('sid')
+// @ts-expect-error a request or a socket
+sticky.proxyAddress(net.createServer())
 // @ts-expect-error an address
 createBalancer().slotOf(7)
 // @ts-expect-error unknown option
@@ -69,4 +78,4 @@ createBalancer({ retryDelay: '150' })
 // @ts-expect-error a server
 listen({})
 
-export { balancer, client, drains, id, listens, milliseconds, pid, token }
+export { balancer, client, drains, id, listens, milliseconds, pid, proxy, token }

@@ -2,6 +2,8 @@
 
 // What is known of a connection that came from a balancer, beside what its handle knows.
 
+const { checkSocket } = require('../checks')
+
 const BALANCER = Symbol('sticky-listen balancer')
 const SLOT = Symbol('sticky-listen slot')
 const PROXY = Symbol('sticky-listen proxy')
@@ -64,9 +66,9 @@ function tokenOf(socket) {
 
 /**
  * The address of the proxy that speaks for the client of a connection.
- * @param {any} socket
+ * @param {unknown} socket or a request
  * @returns {import('../..').ProxyAddress | undefined}
  */
-const proxyAddress = (socket) => handleOf(socket)?.[PROXY]?.()
+const proxyAddress = (socket) => handleOf(checkSocket(socket, 'socket'))?.[PROXY]?.()
 
 module.exports = { balancerOf, mark, proxyAddress, tokenOf }

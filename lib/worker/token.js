@@ -3,7 +3,7 @@
 // What a worker's program uses of sessions: their tokens.
 
 const { randomBytes } = require('node:crypto')
-const { invalidArgType } = require('../errors')
+const { checkSocket } = require('../checks')
 const { tokenOf } = require('./adopted')
 
 // What the ids of engine.io hold, in bytes.
@@ -14,11 +14,7 @@ const ID_LENGTH = 15
  * @returns {string | undefined}
  */
 function token(from) {
-  const socket = from?.socket ?? from
-  if (typeof socket?.on !== 'function') {
-    throw invalidArgType('from', 'a request of http, or a socket', from)
-  }
-  return tokenOf(socket)
+  return tokenOf(checkSocket(from, 'from'))
 }
 
 /**
@@ -27,7 +23,7 @@ function token(from) {
  */
 function generateId(request) {
   const id = randomBytes(ID_LENGTH).toString('base64url')
-  const slot = token(request)
+  const slot = tokenOf(checkSocket(request, 'request'))
   return slot === undefined ? id : `${id}.${slot}`
 }
 

@@ -611,6 +611,24 @@ test('Express answers as it does, and the cookie is set', TIMEOUT, (t) => {
   })
 })
 
+test("what an application puts before writeHead() of Express's responses is called", TIMEOUT, async (t) => {
+  const make = async () => {
+    const app = express()
+    app.set('env', 'test')
+    const { writeHead } = http.ServerResponse.prototype
+    app.response.writeHead = function (...args) {
+      this.setHeader('X-Application', 'a').appendHeader('Set-Cookie', 'session=1')
+      return Reflect.apply(writeHead, this, args)
+    }
+    app.get('/text', (_request, response) => response.send('text'))
+    app.get('/own', (_request, response) => response.cookie('sticky', 'own').send('text'))
+    const server = http.createServer(app)
+    await listening(t, server)
+    return server
+  }
+  await compareFramework(t, make, {})
+})
+
 test('Fastify answers as it does, and the cookie is set', TIMEOUT, (t) => {
   const make = async () => {
     const app = fastify()

@@ -13,6 +13,7 @@ const http = require('node:http')
 const debug = require('../debug')
 const { balancerOf } = require('./adopted')
 const { watchRequests } = require('./requests')
+const { changeHead, withLine } = require('./response-head')
 
 // A proxy that has once mixed clients of different slots on a connection does so on all that it is let
 // keep. For so long after the last such request, in milliseconds, it is let keep none.
@@ -22,6 +23,10 @@ const POOLED = 60_000
 const MAX_PROXIES = 1000
 
 const CLIENT = Symbol('sticky-listen client')
+
+// The lines of a head that say what becomes of its connection.
+const HOP = /^(?:connection:(.*)|keep-alive:.*)\r\n/gim
+const CLOSE = 'Connection: close'
 
 class KeptConnections {
   #server
@@ -44,7 +49,7 @@ class KeptConnections {
   /** From now on requests are looked at. */
   watch() {
     this.#unwatch ??= watchRequests(this.#server, (request, response) => {
-      if (this.#leaving || !this.#mayKeep(request)) response.shouldKeepAlive = false
+      if (this.#leaving || !this.#mayKeep(request)) endConnection(response)
     })
   }
 
@@ -105,6 +110,39 @@ class KeptConnections {
     const [oldest] = this.#pooledUntil.keys()
     if (this.#pooledUntil.size > MAX_PROXIES) this.#pooledUntil.delete(oldest)
   }
+}
+
+/**
+ * The connection of a response ends with it, and the response says so, whatever the application says in its headers: it may
+ * have copied them from another response.
+ * @param {any} response
+ */
+function endConnection(response) {
+  response.shouldKeepAlive = false
+  changeHead(response, (head, of) => {
+    // What follows an upgrade is no more of this protocol.
+    if (head.startsWith('HTTP/1.1 1')) return head
+    // Node takes a header of the application's to keep the connection.
+    of._last = true
+    return sayingClose(head)
+  })
+}
+
+/**
+ * The head, but that the connection ends. Other options of it stay, as they say which headers are not to be passed on.
+ * @param {string} head
+ */
+function sayingClose(head) {
+  const lines = head.match(HOP)
+  if (lines?.length === 1 && lines[0] === `${CLOSE}\r\n`) return head
+  /** @type {string[]} */
+  const options = []
+  const rest = head.replace(HOP, (_line, said) => {
+    const named = `${said ?? ''}`.split(',').map((option) => option.trim())
+    options.push(...named.filter((option) => option && !/^(?:close|keep-alive)$/i.test(option)))
+    return ''
+  })
+  return withLine(rest, [CLOSE, ...options].join(', '))
 }
 
 module.exports = { KeptConnections }

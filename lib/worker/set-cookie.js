@@ -2,6 +2,8 @@
 
 // Sets a cookie with a response, beside whatever the application sets.
 
+const { changeHead, withLine } = require('./response-head')
+
 /**
  * @typedef {object} CookieAttributes
  * @property {string} path
@@ -38,31 +40,12 @@ function setsCookie(head, name) {
 
 /**
  * The response sets the cookie as well, unless the application sets one of that name.
- *
- * The line is added to the head as Node has written it down, when it is about to be sent. Added to the
- * headers instead, it would change what they mean: `writeHead` takes lists of pairs, and with some versions of
- * Node duplicates, only while no header was ever set. And the application would see it in `getHeaders()`.
  * @param {import('node:http').ServerResponse} response of which nothing is written yet
  * @param {string} name
  * @param {string} cookie
  */
 function setCookie(response, name, cookie) {
-  const { writeHead } = response
-  /**
-   * @this {any}
-   * @param {any[]} args
-   */
-  function writeHeadWithCookie(...args) {
-    const result = Reflect.apply(writeHead, this, args)
-    // Whatever the application has set is in it by now, in whatever way it did. (It has been sent as well, so
-    // that this comes too late, if there is an Expect header, which means nothing in a response.)
-    const { _header: head } = this
-    if (typeof head === 'string' && !setsCookie(head, name)) {
-      this._header = `${head.slice(0, -'\r\n'.length)}Set-Cookie: ${cookie}\r\n\r\n`
-    }
-    return result
-  }
-  Object.defineProperty(response, 'writeHead', { value: writeHeadWithCookie, writable: true, configurable: true })
+  changeHead(response, (head) => (setsCookie(head, name) ? head : withLine(head, `Set-Cookie: ${cookie}`)))
 }
 
 module.exports = { cookieLine, setCookie, setsCookie }

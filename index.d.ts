@@ -309,7 +309,8 @@ declare namespace sticky {
     query?: string | undefined
     /**
      * A cookie. A worker's server of `http` or `https` sets it with the response to each request that shows no session,
-     * whatever else the response sets, unless it sets a cookie of that name itself. A string is its name.
+     * whatever else the response sets, unless it sets a cookie of that name itself, the request has a cookie of that name
+     * which is not a bare token, or a browser would not have sent the cookie with it. A string is its name.
      */
     cookie?: string | AffinityCookie | undefined
     /**
@@ -323,23 +324,24 @@ declare namespace sticky {
 
   /** The cookie that holds a token. */
   interface AffinityCookie {
+    /** With the prefix `__Secure-` or `__Host-` it is `Secure`; with `__Host-` it takes neither `path` nor `domain`. */
     name: string
-    /** Begins with a slash. @default '/' */
+    /** Begins with a slash. Only requests within it, as the worker sees them, set the cookie. @default '/' */
     path?: string | undefined
     /** @default none: the host alone that set it */
     domain?: string | undefined
-    /** @default 'lax' */
+    /** Requests from other sites to which browsers do not add such a cookie do not set it. @default 'lax' */
     sameSite?: 'lax' | 'strict' | 'none' | undefined
     /**
      * Whether it is sent back over TLS alone. `'auto'`: if the request came over TLS, here or by its header
-     * `X-Forwarded-Proto`.
+     * `X-Forwarded-Proto` or `Forwarded`.
      *
      * @default 'auto', and `true` with `sameSite: 'none'`
      */
     secure?: boolean | 'auto' | undefined
     /** @default true */
     httpOnly?: boolean | undefined
-    /** Seconds that it is kept, 1 to 34560000. @default none: until the browser ends */
+    /** Seconds that it is kept after its last use, 1 to 34560000. @default none: until the browser ends */
     maxAge?: number | undefined
   }
 

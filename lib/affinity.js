@@ -27,6 +27,10 @@ const { invalidArgType, invalidArgValue } = require('./errors')
 // What a browser keeps no longer than anyway, in seconds: 400 days.
 const MAX_AGE = 400 * 24 * 3600
 
+// Prefixes of names, in any case, by which a browser knows what else the cookie has to be.
+const SECURE_PREFIX = /^__(Secure|Host)-/i
+const HOST_PREFIX = /^__Host-/i
+
 /** @type {import('./checks').Checks} */
 const COOKIE_CHECKS = {
   name: checkCookieName,
@@ -74,9 +78,21 @@ function checkCookie(value, name) {
   if (given.name === undefined) throw invalidArgType(`${name}.name`, 'of type string', given.name)
   /** @type {Cookie} */
   const cookie = { name: given.name, path: '/', sameSite: 'lax', secure: 'auto', httpOnly: true, ...given }
+  // No browser would keep it otherwise.
+  const prefixed = SECURE_PREFIX.test(cookie.name)
   if (cookie.sameSite === 'none' && cookie.secure === false) {
     throw invalidArgValue(`${name}.sameSite`, cookie.sameSite, 'needs a cookie that is secure')
   }
+  if (prefixed && cookie.secure === false) {
+    throw invalidArgValue(`${name}.secure`, cookie.secure, `must not be false for a cookie named '${cookie.name}'`)
+  }
+  if (HOST_PREFIX.test(cookie.name) && cookie.path !== '/') {
+    throw invalidArgValue(`${name}.path`, cookie.path, `must be '/' for a cookie named '${cookie.name}'`)
+  }
+  if (HOST_PREFIX.test(cookie.name) && cookie.domain !== undefined) {
+    throw invalidArgValue(`${name}.domain`, cookie.domain, `must be left out for a cookie named '${cookie.name}'`)
+  }
+  if (prefixed || cookie.sameSite === 'none') cookie.secure = true
   return cookie
 }
 

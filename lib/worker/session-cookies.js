@@ -12,6 +12,15 @@ const { setCookieOnUpgrade } = require('./upgrade-cookie')
 
 /** @typedef {http.IncomingMessage} IncomingMessage */
 
+/** What is a token and nothing else, by its looks. Quotation marks are no part of a cookie's value. */
+const TOKEN = /^(?:[\w-]{16}|"[\w-]{16}")$/
+
+/** The methods with which a browser follows a link. */
+const SAFE = new Set(['GET', 'HEAD'])
+
+/** A parameter of the first element of RFC 7239, which is the client's. */
+const FORWARDED_HTTPS = /^(?:[^,"]|"(?:[^"\\]|\\.)*")*?(?<![^;\s])proto="?https"?\s*(?:[;,]|$)/i
+
 class SessionCookies {
   #server
   /** @type {(() => void) | undefined} */
@@ -74,12 +83,63 @@ function cookieFor(request) {
   if (!balancer || !cookie) return
   const { session, unread } = balancer.client(request)
   // One whose head is too long to be read may well show a session.
-  if (session >= 0 || unread) return
-  const token = tokenOf(request.socket)
+  if (unread || (session >= 0 && cookie.maxAge === undefined)) return
+  const shown = valuesOf(request.headers.cookie, cookie.name)
+  // One of another shape is the application's own.
+  if (!shown.every((value) => TOKEN.test(value)) || !comesBack(request, cookie)) return
+  const token = session < 0 ? tokenOf(request.socket) : renewed(request, balancer.token(session), shown)
+  if (!token) return
   const secure = cookie.secure === 'auto' ? isSecure(request) : cookie.secure
-  return (
-    token && { name: cookie.name, line: cookieLine(cookie.name, token, cookie, secure || cookie.sameSite === 'none') }
-  )
+  return { name: cookie.name, line: cookieLine(cookie.name, token, cookie, secure) }
+}
+
+/**
+ * The token whose cookie is to last longer, if this is the time: whenever it is shown, but for pictures, scripts and the
+ * like, as responses that set cookies are not stored in shared caches.
+ * @param {IncomingMessage} request
+ * @param {string | undefined} token of its session
+ * @param {string[]} shown
+ */
+function renewed({ headers }, token, shown) {
+  const destination = headers['sec-fetch-dest'] ?? 'empty'
+  if (destination !== 'empty' && destination !== 'document') return
+  return shown.find((value) => value === token)
+}
+
+/**
+ * The values of the cookies of a name, of which there may be several.
+ * @param {string} header
+ * @param {string} name
+ */
+function valuesOf(header = '', name) {
+  return header
+    .split(';')
+    .map((cookie) => cookie.trim())
+    .filter((cookie) => cookie.startsWith(`${name}=`))
+    .map((cookie) => cookie.slice(name.length + 1))
+}
+
+/**
+ * Whether a browser that has the cookie sends it with such a request. If not, that the request shows none says nothing, and
+ * another cookie would take the place of a good one.
+ * @param {IncomingMessage} request
+ * @param {import('../affinity').Cookie} cookie
+ */
+function comesBack({ method = '', url = '', headers }, { path, sameSite }) {
+  if (path !== '/' && !pathMatches(url, path)) return false
+  if (sameSite === 'none' || headers['sec-fetch-site'] !== 'cross-site') return true
+  const followsLink = SAFE.has(method) && headers['sec-fetch-mode'] === 'navigate'
+  return sameSite === 'lax' && followsLink
+}
+
+/**
+ * RFC 6265, 5.1.4.
+ * @param {string} url of a request
+ * @param {string} path of a cookie
+ */
+function pathMatches(url, path) {
+  const [asked] = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?]*/i, '').split('?', 1)
+  return asked === path || (asked.startsWith(path) && (path.endsWith('/') || asked[path.length] === '/'))
 }
 
 /**
@@ -88,8 +148,8 @@ function cookieFor(request) {
  * @param {IncomingMessage} request
  */
 function isSecure({ socket, headers }) {
-  const protocol = headers['x-forwarded-proto']
-  return 'encrypted' in socket || /^https\b/i.test(`${protocol ?? ''}`)
+  const { 'x-forwarded-proto': protocol = '', forwarded = '' } = headers
+  return 'encrypted' in socket || /^https\b/i.test(`${protocol}`) || FORWARDED_HTTPS.test(forwarded)
 }
 
 module.exports = { SessionCookies }

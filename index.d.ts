@@ -52,7 +52,7 @@ declare namespace sticky {
    * `behindProxy` or `affinity` and a plain `http.Server`, when its request is of a client or session whose slot
    * another worker serves. That happens when a proxy sends requests of several clients on one connection; for a
    * minute after each such request all connections of that proxy end so. Where new clients go where there is room
-   * (`affinity`), one whose request shows no session ends so too.
+   * (`affinity`), one whose request shows no session ends so too, or shows it in the query without a cookie of the same slot.
    *
    * @param server any `net.Server`: of `http`, `https`, `http2`, `net` or `tls`
    * @throws {TypeError} `ERR_INVALID_ARG_TYPE`: not a server
@@ -247,9 +247,9 @@ declare namespace sticky {
      * By what a connection finds its slot. `'address'`: by its client's address, or by what `behindProxy` or
      * `proxyProtocol` say instead. An object: by its session, wherever it comes from. The first request of the connection
      * shows the token of the session's slot (see `sticky.token`), and a successor of the slot's worker inherits it; the
-     * tokens of other slots stay good when slots come or go. Who shows none, or one of another balancer or of a slot that
-     * is gone, is a new client. Where no request of HTTP/1 can be read, as in TLS, the address decides; where nothing comes within `headerTimeout`, the connection is
-     * closed.
+     * tokens of other slots stay good when slots come or go. A client that shows no token, or one of another balancer or of
+     * a slot that is gone, is new. Where no request of HTTP/1 can be read, as in TLS, the address decides; where nothing
+     * comes within `headerTimeout`, the connection is closed.
      *
      * @default 'address'
      * @throws {TypeError} `ERR_INVALID_ARG_VALUE`: neither `query` nor `cookie`

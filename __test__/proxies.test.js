@@ -244,12 +244,12 @@ async function misrouted(t, { file, changes, env }) {
 for (const [file, changes] of POOLS) {
   const name = file.match(/^[a-z]+/)[0]
   test(`a pool of ${name} settles: requests reach their own workers`, { timeout: POOL_TIMEOUT }, async (t) => {
-    const settled = await misrouted(t, { file, changes })
+    const { settled } = await misrouted(t, { file, changes })
     assert.ok(settled <= 0.02, percent(settled))
   })
 
   test(`a pool of ${name} that is kept, to compare: most requests go astray`, { timeout: POOL_TIMEOUT }, async (t) => {
-    const settled = await misrouted(t, { file, changes, env: { STICKY_TEST_KEEP_ALIVE: 'always' } })
+    const { settled } = await misrouted(t, { file, changes, env: { STICKY_TEST_KEEP_ALIVE: 'always' } })
     assert.ok(settled > 0.3, percent(settled))
   })
 }

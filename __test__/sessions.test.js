@@ -25,8 +25,8 @@ async function ask(port, { sid, ...options } = {}) {
 /** A session in each of so many slots: its token, by the process id of the worker. */
 async function tokens(port, count) {
   const found = new Map()
-  while (found.size < count) {
-    const { pid, token } = await ask(port)
+  for (let n = 0; found.size < count; n++) {
+    const { pid, token } = await ask(port, { localAddress: loopback(n) })
     found.set(pid, token)
   }
   return found
@@ -171,7 +171,7 @@ test('guarantee 6, isolation: a worker that is stuck gets no new clients', async
   await parallel(400, 8, async (n) => {
     const socket = await connect(port)
     held.push(socket)
-    socket.write(`GET /?sid=${found.get(others[n % 2])} HTTP/1.1\r\nHost: x\r\n\r\n`)
+    socket.write(`GET /hold?sid=${found.get(others[n % 2])} HTTP/1.1\r\nHost: x\r\n\r\n`)
     await once(socket, 'data')
   })
   signal(stuck, 'SIGSTOP')
@@ -313,18 +313,59 @@ test('what is no request of HTTP/1 goes by address', async (t) => {
 })
 
 test('a kept connection ends with the response to a request of a session elsewhere', async (t) => {
-  const { port } = await sessions(t, { options: QUERY })
-  const [[pid, token], [, elsewhere]] = await tokens(port, 4)
-  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
-  t.after(() => agent.destroy())
-  const kept = async (sid) => {
-    const { body, headers } = await request(port, { agent, path: `/?sid=${sid}` })
-    return { pid: JSON.parse(body).pid, connection: headers.connection }
+  for (const affinity of [{ cookie: 'sid' }, { query: 'sid', fallback: 'address' }]) {
+    const { port } = await sessions(t, { options: { affinity } })
+    const [[pid, token], [, elsewhere]] = await tokens(port, 2)
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+    t.after(() => agent.destroy())
+    const kept = async (sid) => {
+      const where = affinity.cookie ? { headers: { cookie: `sid=${sid}` } } : { path: `/?sid=${sid}` }
+      const { body, headers } = await request(port, { agent, ...where })
+      return { pid: JSON.parse(body).pid, connection: headers.connection }
+    }
+    assert.deepEqual(await kept(token), { pid, connection: 'keep-alive' })
+    assert.deepEqual(await kept(token), { pid, connection: 'keep-alive' })
+    // It came on a connection of the first one, and its answer says that this has to end.
+    assert.deepEqual(await kept(elsewhere), { pid, connection: 'close' })
   }
-  assert.deepEqual(await kept(token), { pid, connection: 'keep-alive' })
-  assert.deepEqual(await kept(token), { pid, connection: 'keep-alive' })
-  // It came on a connection of the first one, and its answer says that this has to end.
-  assert.deepEqual(await kept(elsewhere), { pid, connection: 'close' })
+})
+
+test('a connection is not kept by a session of the query alone, as others may follow on it', async (t) => {
+  for (const [affinity, requests] of [
+    [
+      { query: 'sid' },
+      [
+        ['/?sid=TOKEN', '', 'close'],
+        ['/?sid=TOKEN', 'sticky=TOKEN', 'close'],
+      ],
+    ],
+    [{ query: 'sid', fallback: 'address' }, [['/?sid=TOKEN', '', 'keep-alive']]],
+    [
+      { query: 'sid', cookie: 'sticky' },
+      [
+        ['/?sid=TOKEN', 'sticky=TOKEN', 'keep-alive'],
+        ['/?sid=TOKEN', 'sticky=id.TOKEN', 'keep-alive'],
+        ['/?sid=old', 'sticky=TOKEN', 'keep-alive'],
+        ['/', 'sticky=TOKEN', 'keep-alive'],
+        ['/?sid=TOKEN', '', 'close'],
+        ['/?sid=TOKEN', 'sticky=old', 'close'],
+        ['/?sid=TOKEN', 'sticky=OTHER', 'close'],
+      ],
+    ],
+    [{ cookie: 'sticky' }, [['/?sid=TOKEN', 'sticky=TOKEN', 'keep-alive']]],
+  ]) {
+    const { port } = await sessions(t, { workers: 2, options: { affinity } })
+    const [token, other] = (await tokens(port, 2)).values()
+    const filled = (text) => text.replace('TOKEN', token).replace('OTHER', other)
+    const agent = new http.Agent({ keepAlive: true })
+    t.after(() => agent.destroy())
+    for (const [path, cookie, connection] of requests) {
+      // On a connection of its own, which comes to where the session is.
+      agent.destroy()
+      const { headers } = await request(port, { agent, path: filled(path), headers: { cookie: filled(cookie) } })
+      assert.equal(headers.connection, connection, JSON.stringify({ affinity, path, cookie }))
+    }
+  }
 })
 
 test('a connection whose request shows no session is not kept, unless the address decides', async (t) => {

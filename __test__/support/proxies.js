@@ -191,10 +191,11 @@ const POOL_TIMEOUT = 60_000 + 10 * MEASURED
 const percent = (share) => `${(100 * share).toFixed(2)} %`
 
 /**
- * The share of requests that go astray when many clients share a pool; first while it settles, then from there on.
+ * The shares of requests that go astray when many clients share a pool; first while it settles, then from there on.
  * @param {import('node:test').TestContext} t
  * @param {number} port the proxy's
- * @param {(n: number, ask: (path?: string) => Promise<any>) => Promise<boolean>} goesAstray asks as the nth client
+ * @param {(n: number, ask: (request?: { path?: string, headers?: object }) => Promise<any>) => Promise<boolean>} goesAstray
+ *   asks as the nth client
  */
 async function measurePool(t, port, goesAstray) {
   const agents = Array.from({ length: SHARING }, () => new http.Agent({ keepAlive: true, maxSockets: 1 }))
@@ -206,8 +207,8 @@ async function measurePool(t, port, goesAstray) {
     await parallel(requests, 16, async (request) => {
       // Not in turn, as that could keep step with the pool.
       const n = (request * 37) % SHARING
-      const asked = await goesAstray(n, async (path) => {
-        const answer = await ask(port, n, { agent: agents[n], path })
+      const asked = await goesAstray(n, async (request) => {
+        const answer = await ask(port, n, { agent: agents[n], ...request })
         assert.equal(answer.status, 200)
         return answer
       })
@@ -220,7 +221,7 @@ async function measurePool(t, port, goesAstray) {
   t.diagnostic(
     `misrouted: ${percent(first)} of the first ${SETTLING} requests, ${percent(settled)} of the next ${MEASURED}`,
   )
-  return settled
+  return { first, settled }
 }
 
 module.exports = {

@@ -82,6 +82,29 @@ class BalancerInfo {
     return (this.sessions && this.#identifier?.token(slot)) ?? undefined
   }
 
+  /**
+   * Whether all that a client sends on a connection is for the slot of this request's session, so that the connection can be
+   * kept: a browser sends its cookie with everything. A query is about one session, of which a browser may have several, and
+   * it uses its connections for any of them.
+   * @param {IncomingMessage} request
+   * @param {number} session that it shows
+   */
+  #goesByCookie({ url = '', headers }, session) {
+    if (!this.sessions?.cookie) return false
+    if (!this.sessions.query || !url.includes('?')) return true
+    return this.#sessionOf('', headers.cookie) === session
+  }
+
+  /**
+   * Whether later requests on a connection are for this worker as well, if this one is.
+   * @param {IncomingMessage} request
+   */
+  mayKeep(request) {
+    if (!this.sendsNewClientsAnywhere) return true
+    const { session, unread } = this.client(request)
+    return unread === true || (session >= 0 && this.#goesByCookie(request, session))
+  }
+
   /** Whether clients that show no session may come to any slot. */
   get sendsNewClientsAnywhere() {
     return this.sessions?.fallback === 'room'
@@ -113,10 +136,17 @@ class BalancerInfo {
       if (name.length === this.#header.length && name.toLowerCase() === this.#header) lines.push(value)
     }
     if (length > this.#maxHeaderSize) return UNREAD
+    return { session: this.sessions ? this.#sessionOf(url, request.headers.cookie) : -1, lines }
+  }
+
+  /**
+   * @param {string} url
+   * @param {string | undefined} cookies
+   */
+  #sessionOf(url, cookies) {
     // Before the slots are known, all that there can be.
     const slots = this.#slots || 2 ** 32 - 1
-    const session = this.sessions ? this.#identifier?.session(url, request.headers.cookie, slots) : undefined
-    return { session: session ?? -1, lines }
+    return this.#identifier?.session(url, cookies, slots) ?? -1
   }
 
   /**

@@ -7,7 +7,8 @@
 // those of clients whose slot another worker has taken over. Such a connection ends with its next response.
 //
 // Where new clients may come to any slot, a connection whose request shows no session ends too: a later one may well show a
-// session of another slot, which began on another connection of the same browser.
+// session of another slot, which began on another connection of the same browser. So does one whose request shows it in the
+// query alone: a browser may have several sessions, each of a slot of its own.
 
 const http = require('node:http')
 const debug = require('../debug')
@@ -76,8 +77,7 @@ class KeptConnections {
     const now = performance.now()
     if (this.#isMisrouted(request, balancer, now)) return false
     if (now < (this.#pooledUntil.get(request.socket.remoteAddress ?? '') ?? 0)) return false
-    const { session, unread } = balancer.client(request)
-    return session >= 0 || unread === true || !balancer.sendsNewClientsAnywhere
+    return balancer.mayKeep(request)
   }
 
   /**

@@ -162,7 +162,8 @@ function oneAddress(address, slots) {
 function notOffered(path, reason) {
   warn(
     'STICKY_NOT_OFFERED',
-    `No other primary process can take over from this one: listening at ${path} failed: ${reason}.`,
+    `No other primary process can take over from this one: listening at ${path} failed: ${reason}. It is ` +
+      'tried again once a second.',
   )
 }
 

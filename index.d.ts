@@ -282,9 +282,9 @@ declare namespace sticky {
      *
      * @default none: nobody can take over
      * @throws {Error} `ERR_STICKY_TAKE_OVER`, by `listen`: the folder is not private or missing, at the path is a file that is
-     * no socket, this `listen` is not given a
-     * port, or another address or port than the running balancer has, or that one does not answer (with a host, which is
-     * looked up first, it is an `'error'` event); as an `'error'` event: yet another version was ready first
+     * no socket, this `listen` is not given a port, or another address or port than the running balancer has, or that one
+     * does not answer (with a host, which is looked up first, it is an `'error'` event); as an `'error'` event: yet another
+     * version was ready first
      * @see https://github.com/spion/sticky-session/blob/main/docs/upgrade.md
      * @since 4.0.0
      */

@@ -24,10 +24,9 @@ const STAND_IN_AFTER_LEAVE = 250
 const KEPT = 10_000
 const KEPT_FOR_STARTING = 60_000
 
-// Who came so long after the worker before, and so short a time ago, in milliseconds, came to replace one that goes only
-// then: it is its successor, and not one of those that have been there all the time.
-const SURGE_AFTER = 3000
-const SURGE_FOR = 60_000
+// For so long, in milliseconds, a worker that was forked when all others served already is taken for the successor of the
+// next one that goes, and not for one of those that have been there all the time.
+const SUCCESSOR_FOR = 60_000
 
 /**
  * @typedef {object} Empty a slot without a worker of its own
@@ -45,8 +44,10 @@ class ClusterSlots {
   #slots = []
   /** @type {Empty[]} of the slots that have none */
   #empty = []
-  /** When a worker came last for whom the table grew, and whether that was long after the one before. */
-  #grew = { at: Number.NEGATIVE_INFINITY, surge: false }
+  /** @type {WeakMap<Member, number>} when each worker was given a slot */
+  #since = new WeakMap()
+  /** @type {Member | undefined} for whom the table grew last, if all others served when it was forked */
+  #successor
 
   /** @param {string} name of the servers that count */
   constructor(name) {
@@ -81,11 +82,13 @@ class ClusterSlots {
     if (!this.#queried) workers().query(member)
     if (!member.listeners.has(this.#name)) return
     const free = this.#slots.findIndex((holder) => !holder || holder.isLeaving)
+    this.#since.set(member, now)
     if (free !== -1) {
       this.#slots[free] = member
       return
     }
-    this.#grew = { at: now, surge: this.#slots.length > 0 && now - this.#grew.at >= SURGE_AFTER }
+    const served = this.#slots.every((holder) => holder && (this.#since.get(holder) ?? now) < member.since)
+    this.#successor = served && this.#slots.length > 0 ? member : undefined
     this.#slots.push(member)
   }
 
@@ -130,7 +133,8 @@ class ClusterSlots {
     const { exitCode, signalCode } = gone.child
     if (exitCode !== null || signalCode !== null) empty.exited ??= now
     const isLast = slot === this.#slots.length - 1
-    const replaced = this.#grew.surge && now - this.#grew.at < SURGE_FOR
+    const last = this.#slots[this.#slots.length - 1]
+    const replaced = last && last === this.#successor && now - (this.#since.get(last) ?? 0) < SUCCESSOR_FOR
     // Without those of the last slot nobody else is moved; and who has come to replace it is to have its place.
     if (left && !awaits && (isLast || replaced)) return now - since >= STAND_IN_AFTER_LEAVE
     return empty.exited !== undefined && now - empty.exited >= (awaits ? KEPT_FOR_STARTING : KEPT)
@@ -142,7 +146,7 @@ class ClusterSlots {
     for (let slot = slots.length - 1; slot >= 0; slot--) {
       if (slots[slot] || !this.#isOver(slot, now)) continue
       const last = slots.pop()
-      this.#grew.surge = false
+      this.#successor = undefined
       if (slot < slots.length) {
         slots[slot] = last
         this.#empty[slot] = this.#empty[slots.length]

@@ -27,6 +27,8 @@ class Member {
   constructor(child, clusterWorker) {
     this.child = child
     this.clusterWorker = clusterWorker
+    /** When it was heard of first: when it was forked, if it is of node:cluster and there was a balancer. */
+    this.since = performance.now()
     /** Whether it was asked who listens. */
     this.queried = false
     /** Whether it speaks another version. */

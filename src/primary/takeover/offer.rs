@@ -83,7 +83,7 @@ pub fn place(path: &Path) -> io::Result<PathBuf> {
 
 /// Where a socket is made that is to take the place of the one at a path.
 fn beside(path: &Path) -> PathBuf {
-    path.with_file_name(format!(".{:x}", std::process::id()))
+    path.with_file_name(format!(".{}", std::process::id()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 'use strict'
 
 // The client is whom a request's header names. Here the tests themselves are the proxy; real ones are in
-// proxies.test.js.
+// systems/proxies.test.js.
 
 const assert = require('node:assert/strict')
 const { createHash, randomBytes } = require('node:crypto')

@@ -12,9 +12,9 @@ const { json } = require('node:stream/consumers')
 const { test: nodeTest } = require('node:test')
 const tls = require('node:tls')
 const { io } = require('socket.io-client')
-const { selfSigned } = require('./support/certificates')
-const { loopback, parallel } = require('./support/client')
-const { directory } = require('./support/places')
+const { selfSigned } = require('../support/certificates')
+const { loopback, parallel } = require('../support/client')
+const { directory } = require('../support/places')
 const {
   ask,
   measurePool,
@@ -25,7 +25,7 @@ const {
   proxied,
   SHARING,
   WORKERS,
-} = require('./support/proxies')
+} = require('../support/proxies')
 
 const TIMEOUT = 60_000
 

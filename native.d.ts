@@ -16,8 +16,8 @@ export declare class Balancer {
    * does.
    */
   listen(fd: number, backlog: number, steer: boolean): number
-  /** The same, by hand-over, once there is a worker: somebody else has the socket as well, and its queue. */
-  listenLater(fd: number, backlog: number): number
+  /** Leaves connections in the queue of the socket until there is a worker, from the next `listen` on. */
+  hold(): void
   /** Keeps the sockets of another primary until `take_over`. Returns as `listen`. */
   standBy(inheritance: Inheritance, steer: boolean): number
   /** Tells that primary that this one serves from now on. "took-over" is reported when it does. */

@@ -170,7 +170,8 @@ class Session {
     const steer = this.#obstacle === undefined
     debug(steer ? 'the kernel steers' : 'connections are handed over: %s', this.#obstacle ?? '')
     if (this.#inheritance) return this.#native.standBy(this.#inheritance, steer)
-    if (this.#isShared) return this.#native.listenLater(fd, backlog)
+    // Whoever else has it keeps its queue while this program starts.
+    if (this.#isShared) this.#native.hold()
     return this.#native.listen(fd, backlog, steer)
   }
 

@@ -2,8 +2,6 @@
 //! has settled and JavaScript lets go of it, or with the environment. The callback is a weak
 //! threadsafe function: it keeps no process alive, and what is queued in it owns nothing.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -190,13 +188,17 @@ impl Balancer {
     #[napi]
     pub fn listen(&mut self, fd: i32, backlog: i32, steer: bool) -> i32 {
         let way = if steer { Way::Kernel } else { Way::HandOver };
-        self.listen_with(fd, |native, socket| native.listen(socket, backlog, way))
+        errno(socket::duplicate(fd).and_then(|socket| match &mut self.native {
+            Some(native) => native.listen(socket, backlog, way),
+            None => Err(Errno::EBADF.into()),
+        }))
     }
 
-    /// The same, by hand-over, once there is a worker: somebody else has the socket as well, and its queue.
+    /// Leaves connections in the queue of the socket until there is a worker, from the next `listen` on.
     #[napi]
-    pub fn listen_later(&mut self, fd: i32, backlog: i32) -> i32 {
-        self.listen_with(fd, |native, socket| native.listen_later(socket, backlog))
+    pub fn hold(&self) -> Result<()> {
+        self.native()?.hold();
+        Ok(())
     }
 
     /// Keeps the sockets of another primary until `take_over`. Returns as `listen`.
@@ -298,17 +300,6 @@ impl Balancer {
     pub fn dispose(&mut self) {
         self.prepared = None;
         self.native = None;
-    }
-
-    fn listen_with(
-        &mut self,
-        fd: i32,
-        listen: impl FnOnce(&mut Native, OwnedFd) -> io::Result<()>,
-    ) -> i32 {
-        errno(socket::duplicate(fd).and_then(|socket| match &mut self.native {
-            Some(native) => listen(native, socket),
-            None => Err(Errno::EBADF.into()),
-        }))
     }
 
     fn native(&self) -> Result<&Native> {

@@ -68,10 +68,9 @@ impl Balancer {
         }
     }
 
-    /// The same for a socket that somebody else has as well: connections wait in its queue for the first worker. They are
-    /// handed over.
-    pub fn listen_later(&mut self, socket: OwnedFd, backlog: i32) -> io::Result<()> {
-        self.core.hand_over_later(socket, backlog)
+    /// Leaves connections in the queue of the socket until there is a worker, from the next [`listen`](Self::listen) on.
+    pub fn hold(&self) {
+        self.core.hold();
     }
 
     /// Keeps the sockets of another primary, which serves until [`take_over`](Self::take_over).

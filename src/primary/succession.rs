@@ -81,7 +81,6 @@ pub(super) async fn follow_predecessor(
 }
 
 /// How a predecessor has ended.
-#[derive(PartialEq, Eq)]
 enum Heard {
     /// It is gone.
     End {

@@ -17,7 +17,7 @@ use crate::primary::kernel::group::Group;
 use crate::sys::{readiness, socket};
 
 /// How long connections wait in a queue of the kernel for the first worker.
-pub(super) const HELD: Duration = Duration::from_secs(60);
+const HELD: Duration = Duration::from_secs(60);
 
 /// What a queue of the kernel holds beyond what may wait for a worker, so that there is room until it is looked at.
 const SPARE_BACKLOG: usize = 1024;
@@ -33,40 +33,28 @@ impl Core {
         self.accept_from(vec![Arc::new(socket)], backlog)
     }
 
-    /// The same for a socket that somebody else has as well, in whose queue connections wait for the first worker.
-    pub(in crate::primary) fn hand_over_later(
-        self: &Arc<Self>,
-        socket: OwnedFd,
-        backlog: i32,
-    ) -> io::Result<()> {
-        socket::listen(socket.as_fd(), backlog)?;
-        self.hold(vec![Arc::new(socket)], backlog);
-        Ok(())
+    /// Leaves connections in the queue of the kernel until there is a worker. To be told before there are sockets.
+    pub(in crate::primary) fn hold(&self) {
+        self.lock().held_until = Some(Instant::now() + HELD);
     }
 
-    /// Hands over the connections of these sockets once there is a worker.
-    pub(super) fn hold(self: &Arc<Self>, sockets: Vec<Arc<OwnedFd>>, backlog: i32) {
-        self.ask(|state, now| {
-            state.listening = (sockets, backlog);
-            state.held_until = Some(now + HELD);
-        });
-    }
-
-    /// Hands over all connections of these sockets.
+    /// Hands over all connections of these sockets, once they are not [held](Self::hold).
     pub(super) fn accept_from(
         self: &Arc<Self>,
         sockets: Vec<Arc<OwnedFd>>,
         backlog: i32,
     ) -> io::Result<()> {
-        let loops = sockets.iter().map(|socket| self.start_accepting(socket));
-        let loops = loops.collect::<io::Result<Vec<_>>>()?;
         self.ask(|state, now| {
-            state.listening = (sockets, backlog);
-            for (index, accepting) in loops.into_iter().enumerate() {
-                state.accept_loops.start(index, now, || Ok(accepting));
+            if state.held_until.is_none() {
+                let loops = sockets.iter().map(|socket| self.start_accepting(socket));
+                let loops = loops.collect::<io::Result<Vec<_>>>()?;
+                for (index, accepting) in loops.into_iter().enumerate() {
+                    state.accept_loops.start(index, now, || Ok(accepting));
+                }
             }
-        });
-        Ok(())
+            state.listening = (sockets, backlog);
+            Ok(())
+        })
     }
 
     /// Makes a bound socket listen, and has the kernel steer its connections.

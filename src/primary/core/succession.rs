@@ -4,9 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::sockets::HELD;
 use super::{Core, RETRY, State};
 use crate::channel::frame::{Frame, MAX_BATCH};
 use crate::primary::config::Way;
@@ -54,8 +52,10 @@ impl Core {
     fn try_to_serve(self: &Arc<Self>, ready: bool) -> io::Result<()> {
         let standby = self.lock().standby.take();
         let Some(Standby { sockets, backlog, way }) = standby else { return Ok(()) };
+        if !ready {
+            self.hold();
+        }
         match way {
-            Way::HandOver if !ready => self.hold(sockets, backlog),
             Way::HandOver => {
                 if let Err(error) = self.accept_from(sockets.clone(), backlog) {
                     self.lock().standby = Some(Standby { sockets, backlog, way });
@@ -64,8 +64,6 @@ impl Core {
             }
             Way::Kernel => {
                 let hasher = self.config.identifier.hasher.clone();
-                let held_until = (!ready).then(|| Instant::now() + HELD);
-                self.lock().held_until = held_until;
                 self.steer_group(Group::adopt(sockets, hasher, backlog));
             }
         }

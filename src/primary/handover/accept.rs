@@ -67,9 +67,10 @@ pub struct Turn<'a> {
     pub shed: u64,
 }
 
-/// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading. `spare` is for when
-/// there are no descriptors. `admit` says for how long a turn after this one would be in vain. `free_descriptors` is called when there are
-/// none, and says whether it could do something about it soon. Ends by itself only with the runtime.
+/// Accepts until dropped. `listener` must be listening and non-blocking, and registered for reading. `spare` is for
+/// when there are no descriptors. `admit` says for how long a turn after this one would be in vain.
+/// `free_descriptors` is called when there are none, and says whether it could do something about it soon. Ends by
+/// itself only with the runtime.
 pub async fn run(
     listener: AsyncFd<Arc<OwnedFd>>,
     mut spare: Spare,
